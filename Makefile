@@ -1,0 +1,15 @@
+# Each target is one call of scripts/host.py; those without make call it themselves.
+# Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
+PYTHON ?= python3
+
+.PHONY: install demo ui test bench
+install:
+	$(PYTHON) scripts/host.py install $(ARGS)
+demo:
+	$(PYTHON) scripts/host.py demo $(ARGS)
+ui:
+	$(PYTHON) scripts/host.py ui $(ARGS)
+test:
+	$(PYTHON) scripts/host.py test $(ARGS)
+bench:
+	$(PYTHON) scripts/host.py bench $(ARGS)

@@ -1,0 +1,170 @@
+"""Nodes that load reference pictures."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+from server import PromptServer
+
+from ..seedselect_core.errors import SeedSelectError
+from ..seedselect_core.references import (
+    CROPS,
+    ORDERS,
+    combine,
+    list_image_files,
+    load_reference_folder,
+    parse_colour,
+    reference_set_from_batch,
+    resolve_folder,
+)
+
+ReferenceSetType = io.Custom("REFERENCE_SET")
+
+NO_FOLDER = "(none)"
+PREVIEW_SIZE = 512
+
+
+def _input_folders() -> list[str]:
+    """Folders under the host's input directory at any depth, as relative paths with slashes."""
+    root = Path(folder_paths.get_input_directory())
+    found = []
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [(Path(place) / name).relative_to(root).as_posix() for name in folders]
+    return sorted(found)
+
+
+def _resolve(folder: str) -> Path:
+    root = folder_paths.get_input_directory()
+    return resolve_folder(Path(root) / folder, [root])
+
+
+class LoadReferenceSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeedSelectLoadReferenceSet",
+            display_name="Load Reference Set",
+            category="SeedSelect",
+            description=(
+                "Loads pictures of the concept that the model draws badly, from a folder, from an "
+                "IMAGE batch, or from both. Three to five clear and different ones are usual."
+            ),
+            search_aliases=["reference images", "load folder", "seedselect"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=[NO_FOLDER, *_input_folders()],
+                    default=NO_FOLDER,
+                    tooltip=(
+                        "A folder of pictures inside ComfyUI's input directory. Changing a file in "
+                        "it runs the node again. Press R after adding a folder."
+                    ),
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Pictures to use as well as, or instead of, those in the folder.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(CROPS),
+                    default="center",
+                    tooltip=(
+                        "How a picture of another shape is made to fit: center cuts off what "
+                        "sticks out, pad shows all of it on the background, stretch distorts it."
+                    ),
+                ),
+                io.Color.Input(
+                    "background",
+                    default="#FFFFFF",
+                    tooltip="Shown through transparent parts, and around padded pictures.",
+                ),
+                io.Int.Input(
+                    "limit",
+                    default=5,
+                    min=1,
+                    max=64,
+                    tooltip="Take at most this many pictures from the folder.",
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default="name",
+                    tooltip="Which pictures of the folder are taken first when there are more.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="For the random order: another number chooses other pictures.",
+                ),
+            ],
+            outputs=[
+                ReferenceSetType.Output(
+                    "references", tooltip="The pictures, for 'SeedSelect Optimize'."
+                ),
+                io.Image.Output(
+                    "preview", tooltip=f"The pictures as cropped, {PREVIEW_SIZE} pixels square."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    # Naming `folder` here also takes it out of the host's check against the list of options, which
+    # would refuse a folder made after the page was loaded, or given over the API.
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        if folder is None or folder == NO_FOLDER:
+            return True
+        try:
+            _resolve(folder)
+        except SeedSelectError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None, **kwargs) -> str:
+        digest = hashlib.sha256()
+        if folder is not None and folder != NO_FOLDER:
+            for path in list_image_files(_resolve(folder)):
+                stat = path.stat()
+                digest.update(f"{path.name}\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def execute(cls, folder, crop, background, limit, order, seed, images=None) -> io.NodeOutput:
+        colour = parse_colour(background)
+        sets, warnings = [], []
+        if folder != NO_FOLDER:
+            root = folder_paths.get_input_directory()
+            loaded, warnings = load_reference_folder(
+                Path(root) / folder,
+                allowed_roots=[root],
+                limit=limit,
+                order=order,
+                seed=seed,
+                crop=crop,
+                background=colour,
+            )
+            sets.append(loaded)
+        if images is not None:
+            sets.append(reference_set_from_batch(images, crop=crop, background=colour))
+        if not sets:
+            raise SeedSelectError(
+                "folder: no references. Choose a folder of pictures, or connect some to 'images'."
+            )
+        references = combine(*sets)
+
+        for warning in warnings:
+            logging.warning("Load Reference Set: %s", warning)
+        text = "\n".join([f"{len(references)} references", *warnings])
+        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+        preview = references.preview(PREVIEW_SIZE)
+        shown = ui.PreviewImage(preview).as_dict() | {"text": [text]}
+        return io.NodeOutput(references, preview, ui=shown)

@@ -1,0 +1,22 @@
+"""The host's layers skip initialisation (they expect a checkpoint); training needs PyTorch's own."""
+
+import torch
+from torch import nn
+
+LAYERS = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+
+
+def initialise(model: nn.Module) -> None:
+    """Give every layer of ``model`` PyTorch's default initial weights, in place."""
+    for module in model.modules():
+        for layer in LAYERS:
+            if isinstance(module, layer):
+                layer.reset_parameters(module)
+
+
+def start_as_identity(unet: nn.Module) -> None:
+    """Zero what each residual branch of the UNet ends with, as its authors do."""
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if ".out_layers.3." in name or ".proj_out." in name or name.startswith("out.2."):
+                parameter.zero_()

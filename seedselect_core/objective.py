@@ -1,0 +1,65 @@
+"""The loss of a sampled batch, seed by seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .encoders import ImageEncoder, VaeCodec
+from .losses import appearance_loss, norm_prior, semantic_loss
+from .settings import Settings
+from .targets import Targets
+
+
+@dataclass
+class Losses:
+    """One value per seed, each [B]; ``images`` [B, H, W, 3] are the final pictures, detached."""
+
+    total: torch.Tensor
+    semantic: torch.Tensor
+    appearance: torch.Tensor
+    norm: torch.Tensor
+    images: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = w_s * semantic + w_a * appearance + w_n * norm prior (SeedSelect, arXiv 2304.14530).
+
+    Attributes:
+        process_latent_out: the model's, from its scaled latent space to the VAE's.
+    """
+
+    encoder: ImageEncoder
+    codec: VaeCodec
+    targets: Targets
+    settings: Settings
+    process_latent_out: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, noise: torch.Tensor, denoised: list[torch.Tensor]) -> Losses:
+        """Losses of ``noise`` [B, C, h, w] whose chain ended in ``denoised`` (final last)."""
+        # A chain shorter than the weights keeps the weights of its own last steps.
+        weights = self.settings.step_weights[-len(denoised) :]
+        weights = [weight / sum(weights) for weight in weights]
+        semantic, images = 0.0, None
+        for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
+            embedding, images = self._see(latent)
+            target = self.targets.semantic.to(embedding)
+            semantic = semantic + weight * semantic_loss(embedding, target).to(noise.device)
+        appearance = appearance_loss(denoised[-1], self.targets.appearance.to(denoised[-1]))
+        norm = norm_prior(noise)
+        s = self.settings
+        total = s.semantic_weight * semantic + s.appearance_weight * appearance
+        total = total + s.norm_weight * norm
+        parts = (part.detach() for part in (semantic, appearance, norm))
+        return Losses(total, *parts, images.detach())
+
+    def _see(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def decode_and_embed(latent):
+            images = self.codec.decode(self.process_latent_out(latent))
+            return self.encoder(images), images
+
+        if not torch.is_grad_enabled():
+            return decode_and_embed(latent)
+        return checkpoint(decode_and_embed, latent, use_reentrant=False)

@@ -1,0 +1,95 @@
+"""Settings of the optimization, and the presets."""
+
+from dataclasses import dataclass
+
+from .errors import SeedSelectError
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "published")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the noise is optimized.
+
+    Attributes:
+        iterations: gradient steps, 0 or more.
+        learning_rate: of the first step; the noise has unit variance.
+        optimizer: "adamw", or "sgd" (Nesterov, momentum 0.9, as ReNO uses).
+        schedule: "constant", "cosine" (to a tenth), or "published" (a tenth after 3 iterations).
+        clip_norm: largest gradient norm of one seed, 0 for none.
+        semantic_weight, appearance_weight, norm_weight: of the three losses, 0 or more.
+        step_weights: weights of the semantic loss on the last denoising steps, the final image
+            last; their sum is 1.
+        candidates: draws of the initial noise per seed of which the best starts the descent.
+        target: a seed whose semantic loss is at most this is done; 0 for never.
+        patience: stop after so many iterations without any seed improving; 0 for never.
+    """
+
+    iterations: int = 20
+    learning_rate: float = 0.1
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    clip_norm: float = 0.0
+    semantic_weight: float = 10.0
+    appearance_weight: float = 0.0
+    norm_weight: float = 0.01
+    step_weights: tuple[float, ...] = (1.0,)
+    candidates: int = 1
+    target: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self):
+        checks = [
+            (self.iterations >= 0, "iterations", "0 or more"),
+            (self.learning_rate > 0, "learning_rate", "greater than 0"),
+            (self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
+            (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
+            (self.candidates >= 1, "candidates", "1 or more"),
+            (
+                min(self.semantic_weight, self.appearance_weight, self.norm_weight) >= 0,
+                "loss weights",
+                "0 or more",
+            ),
+            (
+                self.semantic_weight + self.appearance_weight > 0,
+                "loss weights",
+                "such that semantic or appearance counts",
+            ),
+            (
+                len(self.step_weights) >= 1 and abs(sum(self.step_weights) - 1) < 1e-3,
+                "step_weights",
+                "at least one number, summing to 1",
+            ),
+        ]
+        for holds, name, rule in checks:
+            if not holds:
+                value = getattr(self, name, None)
+                raise SeedSelectError(f"{name}: must be {rule}, got {value}.")
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of an iteration, counted from 0."""
+        if self.schedule == "published":
+            return self.learning_rate * (1.0 if iteration < 3 else 0.1)
+        if self.schedule == "cosine":
+            from math import cos, pi
+
+            progress = iteration / max(1, self.iterations)
+            return self.learning_rate * (0.1 + 0.9 * (1 + cos(pi * progress)) / 2)
+        return self.learning_rate
+
+
+PRESETS = {
+    "default": Settings(),
+    # SeedSelect's published code (method section and settings table of arXiv 2304.14530).
+    "paper": Settings(
+        iterations=30,
+        learning_rate=0.1,
+        optimizer="adamw",
+        schedule="published",
+        semantic_weight=10.0,
+        appearance_weight=1.0,
+        norm_weight=0.0,
+        step_weights=(0.05, 0.25, 0.7),
+    ),
+}

@@ -1,0 +1,179 @@
+"""From noise to denoised latent with exact gradients, through the host's own guider and sampler.
+
+The chain x_T -> x_{T-1} -> ... -> x_0 is the host's sampler itself. Each model call is a checkpoint:
+its activations are thrown away and computed again in the backward pass, so that only a few latents
+a step are kept and activation memory does not depend on the number of steps (Chen et al. 2016,
+arXiv 1604.06174). Checkpoints are of the non-reentrant kind, because some samplers read
+intermediate predictions beside the model's return value, and a reentrant one would lose that path.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .errors import SeedSelectError
+from .host.borrowed_weights import borrowed_weights, ordinary_view, ordinary_views
+from .host.differentiable_samplers import differentiable_samplers, without_no_grad
+from .host.modes import gradients_enabled, steady_memory
+
+
+class _CheckpointedGuider:
+    """A guider whose every prediction is recomputed in the backward pass."""
+
+    def __init__(self, guider: comfy.samplers.CFGGuider):
+        self._guider = guider
+
+    def __getattr__(self, name: str):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, timestep, model_options=None, seed=None):
+        def predict(x, timestep):
+            # Also in the recomputation: Cancel must not wait for a whole backward pass.
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
+
+        if not torch.is_grad_enabled():
+            return predict(x, timestep)
+        return checkpoint(predict, x, timestep, use_reentrant=False)
+
+
+class Chain:
+    """The whole sampling chain as a function of the noise. Made by `unrolled_sampling`."""
+
+    def __init__(self, guider, sampler, sigmas, extra_args, latent_image, denoise_mask):
+        self.guider = guider
+        self.steps = len(sigmas) - 1
+        self._sampler, self._sigmas, self._extra_args = sampler, sigmas, extra_args
+        self._latent_image, self._denoise_mask = latent_image, denoise_mask
+
+    def __call__(
+        self,
+        noise: torch.Tensor,
+        keep: int = 1,
+        on_step: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Denoise ``noise``.
+
+        Args:
+            noise: [B, C, h, w], unit Gaussian as the host's NOISE gives it, float32.
+            keep: how many predictions of the clean latent to return, at least 1.
+            on_step: called with the step (from 0) and the prediction at that step.
+
+        Returns:
+            ``keep`` tensors like ``noise`` in the model's scaled latent space, fewer where the
+            chain is shorter. The last is what the sampler returns; before it stand the predictions
+            of the clean latent at the steps before the last.
+        """
+        denoised: list[torch.Tensor] = []
+
+        def collect(step, prediction, x, total):
+            denoised.append(prediction)
+            del denoised[:-keep]
+            if on_step is not None:
+                on_step(step, prediction.detach())
+
+        final = self._sampler.sample(
+            _CheckpointedGuider(self.guider),
+            self._sigmas,
+            dict(self._extra_args),
+            collect,
+            noise,
+            self._latent_image,
+            self._denoise_mask,
+            True,
+        )
+        # The prediction at the last step is the result, but for samplers that correct it once more.
+        return [*denoised[:-1], final]
+
+
+class _Unrolled(comfy.samplers.Sampler):
+    """What the host takes for a sampler: it is handed the loaded model and runs ``search``."""
+
+    def __init__(self, sampler, search, patchers):
+        self._sampler, self._search, self._patchers = sampler, search, patchers
+
+    def sample(
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        disable_pbar=False,
+    ):
+        models = [*model_wrap.loaded_models, *self._patchers]
+        if self._patchers:
+            # All in one call: what sampling needs must not make room for the encoders.
+            comfy.model_management.load_models_gpu([model_wrap.model_patcher, *models])
+        modules = {id(m): m for m in [model_wrap.inner_model, *(p.model for p in models)]}
+        conds = model_wrap.conds
+        with (
+            gradients_enabled(),
+            steady_memory(),
+            differentiable_samplers(),
+            borrowed_weights(*modules.values()),
+        ):
+            try:
+                model_wrap.conds = ordinary_views(conds)
+                chain = Chain(
+                    model_wrap,
+                    without_no_grad(self._sampler),
+                    ordinary_view(sigmas),
+                    extra_args,
+                    ordinary_view(latent_image),
+                    None if denoise_mask is None else ordinary_view(denoise_mask),
+                )
+                return self._search(chain, ordinary_view(noise).clone())
+            finally:
+                model_wrap.conds = conds
+
+
+def unrolled_sampling(
+    guider: comfy.samplers.CFGGuider,
+    sampler: comfy.samplers.KSAMPLER,
+    sigmas: torch.Tensor,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor,
+    search: Callable[[Chain, torch.Tensor], torch.Tensor],
+    *,
+    patchers: Sequence[comfy.model_patcher.ModelPatcher] = (),
+    noise_mask: torch.Tensor | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Run ``search`` where the guider would sample, with gradients on and weights lent to autograd.
+
+    Args:
+        guider: the host's guider, conditionings set. Its model, hooks and ControlNets are loaded and
+            cleaned up by the host itself.
+        sampler: the host's sampler object, as `comfy.samplers.sampler_object` makes it.
+        sigmas: [steps + 1], descending.
+        noise: [B, C, h, w], unit Gaussian.
+        latent_image: [B, C, h, w]; zeros for text to image.
+        search: gets the `Chain` and the noise on the model's device, and returns the final latent
+            in the model's scaled latent space.
+        patchers: further models that the search calls (encoders), loaded beside the diffusion model.
+        noise_mask: the LATENT's noise mask, for inpainting.
+        seed: for samplers that add noise on the way.
+
+    Returns:
+        The final latent in the VAE's space, as the host's sampling functions return it.
+
+    Raises:
+        SeedSelectError: the sampler is not one of the host's KSAMPLER kind.
+    """
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise SeedSelectError(
+            f"sampler: {type(sampler).__name__} is not built on the host's KSAMPLER, so its "
+            "gradient cannot be taken. Use a sampler from KSamplerSelect."
+        )
+    unrolled = _Unrolled(sampler, search, list(patchers))
+    return guider.sample(
+        noise, latent_image, unrolled, sigmas, noise_mask, disable_pbar=True, seed=seed
+    )

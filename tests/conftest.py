@@ -1,0 +1,47 @@
+"""Puts the host's real classes in reach of every test: on the CPU, with folders of their own."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+HOST = Path(os.environ.get("COMFYUI_DIR", ""))
+if not (HOST / "comfy" / "options.py").is_file():
+    raise pytest.UsageError(
+        "The tests run against a real ComfyUI. Start them with `make test` (or `python3 "
+        "scripts/host.py test`), or set COMFYUI_DIR to the folder with ComfyUI's main.py."
+    )
+
+# The host first: its nodes.py must win over the nodes/ folder of this repository.
+sys.path.insert(0, str(HOST))
+sys.path += [str(REPO), str(REPO / "scripts"), str(REPO / "tests")]
+
+# Without enable_args_parsing() the host takes its defaults and leaves pytest's arguments alone.
+from comfy.cli_args import args  # noqa: E402
+
+_base = tempfile.TemporaryDirectory(prefix="seedselect-tests-", ignore_cleanup_errors=True)
+for name in ("custom_nodes", "input", "models", "output", "temp", "user"):
+    Path(_base.name, name).mkdir()
+args.base_directory = _base.name
+args.cpu = True
+args.deterministic = True
+args.disable_api_nodes = True
+
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+class _RootIsNoPackage:
+    """Keeps pytest from importing the repository's __init__.py, which is for ComfyUI to load."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path, parent):
+        return pytest.Dir.from_parent(parent, path=path) if path == REPO else None
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(_RootIsNoPackage())

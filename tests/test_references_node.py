@@ -1,0 +1,128 @@
+"""The node "Load Reference Set", in the host's own classes."""
+
+import asyncio
+import importlib
+import os
+import sys
+import types
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from PIL import Image
+
+
+def save(path: Path) -> None:
+    Image.new("RGB", (6, 3), (255, 0, 0)).save(path)
+
+
+@pytest.fixture
+def load_node(tmp_path, monkeypatch):
+    """The node out of the pack as a package, as the host imports it, on an input folder of ours."""
+    import server
+
+    pack = types.ModuleType("seedselect_pack_under_test")
+    pack.__path__ = [str(Path(__file__).parents[1])]
+    monkeypatch.setitem(sys.modules, pack.__name__, pack)
+    module = importlib.import_module(f"{pack.__name__}.nodes.references")
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    texts = []
+    screen = types.SimpleNamespace(send_progress_text=lambda text, node: texts.append(text))
+    monkeypatch.setattr(server.PromptServer, "instance", screen, raising=False)
+    (tmp_path / "input" / "letters" / "rare").mkdir(parents=True)
+    save(tmp_path / "input" / "letters" / "rare" / "a.png")
+    yield module.LoadReferenceSet, tmp_path / "input", texts
+    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
+        del sys.modules[name]
+
+
+def run_node(node, folder: str, **inputs):
+    """One run in the host's own way, with defaults for whatever is not given."""
+    defaults = {"crop": "center", "background": "#FFFFFF", "limit": 5, "order": "name", "seed": 0}
+    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with torch.inference_mode():
+        return clone.execute(folder=folder, **(defaults | inputs))
+
+
+def test_node_lists_folders_and_explains_every_input(load_node):
+    node = load_node[0]
+    schema = node.GET_SCHEMA()
+    options = {i.id: i for i in schema.inputs}
+    assert options["folder"].options == ["(none)", "letters", "letters/rare"]
+    assert all(i.tooltip for i in [*schema.inputs, *schema.outputs])
+
+
+def test_node_loads_shows_and_warns(load_node, caplog):
+    node, folder, texts = load_node
+    (folder / "letters" / "rare" / "b.png").write_bytes(b"broken")
+    more = torch.full((1, 8, 8, 3), 0.5)
+    output = run_node(node, "letters/rare", images=more, crop="pad", background="#0000FF")
+    references, preview = output.args
+    assert references.names == ("a.png", "image 1")
+    assert references.background == (0.0, 0.0, 1.0) and references.crop == "pad"
+    assert preview.shape == (2, 512, 512, 3)
+    assert len(output.ui["images"]) == 2
+    assert output.ui["text"] == texts and "b.png" in texts[0] and "b.png" in caplog.text
+    assert len(run_node(node, "(none)", images=more).args[0]) == 1
+    with pytest.raises(ValueError, match="no references"):
+        run_node(node, "(none)")
+
+
+def test_node_runs_again_when_a_file_changes(load_node):
+    node, folder, _ = load_node
+    place = folder / "letters" / "rare"
+    prints = [node.fingerprint_inputs(folder="letters/rare", seed=0)]
+    assert node.fingerprint_inputs(folder="letters/rare", seed=0) == prints[0]
+    os.utime(place / "a.png", ns=(1, 1))
+    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    save(place / "b.png")
+    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    (place / "b.png").rename(place / "c.png")
+    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    (place / "c.png").unlink()
+    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    assert len(set(prints[:4])) == 4 and prints[4] == prints[1]
+    assert node.fingerprint_inputs(folder="(none)") == node.fingerprint_inputs(folder=None)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("letters/rare", None),
+        ("(none)", None),
+        ("made later", None),  # after the list of options was read
+        ("missing", "no folder"),
+        ("../outside", "not inside"),
+        ("/", "not inside"),
+    ],
+)
+def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
+    import execution
+
+    import nodes as host_nodes
+
+    node, root, _ = load_node
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "LoadRefs", node)
+    schema = node.define_schema()
+    monkeypatch.setattr(node, "define_schema", classmethod(lambda _: schema))  # the list as it was
+    (root / "made later").mkdir()
+    inputs = {"crop": "center", "background": "#FFFFFF", "limit": 5, "order": "name", "seed": 0}
+    prompt = {"1": {"class_type": "LoadRefs", "inputs": inputs | {"folder": folder}}}
+    valid, errors, _ = asyncio.run(execution.validate_inputs("id", prompt, "1", {}))[:3]
+    assert valid == (message is None)
+    if message:
+        assert message in errors[0]["details"]
+
+
+def test_the_host_still_checks_the_other_lists(load_node, monkeypatch):
+    import execution
+
+    import nodes as host_nodes
+
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "LoadRefs", load_node[0])
+    inputs = {"crop": "round", "background": "#FFFFFF", "limit": 0, "order": "name", "seed": 0}
+    prompt = {"1": {"class_type": "LoadRefs", "inputs": inputs | {"folder": "(none)"}}}
+    errors = asyncio.run(execution.validate_inputs("id", prompt, "1", {}))[1]
+    assert {e["type"] for e in errors} == {"value_not_in_list", "value_smaller_than_min"}
