@@ -20,8 +20,7 @@ from ..seedselect_core.references import (
     reference_set_from_batch,
     resolve_folder,
 )
-
-ReferenceSetType = io.Custom("REFERENCE_SET")
+from .types import ReferenceSetType
 
 NO_FOLDER = "(none)"
 PREVIEW_SIZE = 512

@@ -14,6 +14,21 @@ def initialise(model: nn.Module) -> None:
                 layer.reset_parameters(module)
 
 
+def initialise_autoencoder(model: nn.Module) -> None:
+    """Keep the scale of what passes, start without biases and with idle residual branches.
+
+    With PyTorch's defaults the biases outweigh the picture after a few layers, and the group norms
+    at the end leave nothing of its flat colours to learn from.
+    """
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                nn.init.zeros_(module.bias)
+                if name.endswith((".conv2", ".proj_out")):
+                    nn.init.zeros_(module.weight)
+
+
 def start_as_identity(unet: nn.Module) -> None:
     """Zero what each residual branch of the UNet ends with, as its authors do."""
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """Stage 1: the autoencoder, 64 x 64 x 3 to 8 x 8 x 4. All letters of all training fonts alike.
 
-python -m pocket.train_autoencoder --work WORK [--steps 1500] [--threads 1]
+python -m pocket.train_autoencoder --work WORK [--steps 1300] [--threads 1]
 
-L1 on the picture and on its horizontal and vertical differences (crisp edges). A little noise on
+L1 and L2 on the picture, and L1 on its horizontal and vertical differences (crisp edges). A little noise on
 the latents makes them smooth, a weak pull keeps them near unit scale. Writes ``vae.safetensors`` and ``latent.json``
 (scale factor, and the linear map from latent to colour that the live preview uses).
 """
@@ -18,7 +18,7 @@ from torchvision.utils import save_image
 from . import host_cpu  # noqa: F401
 from .checkpoint import WEIGHTS, Progress, save_weights
 from .drawing import RGB, Glyphs, colour_pairs, jitter, paint
-from .initialise import initialise
+from .initialise import initialise, initialise_autoencoder
 from seedselect_core.pocket import build_autoencoder
 
 BATCH = 16
@@ -33,14 +33,18 @@ def random_pictures(glyphs: Glyphs, count: int, generator: torch.Generator) -> t
 
 
 def losses(model, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """L1 of pixels, L1 of their differences, mean square of the latents."""
+    """Error of pixels (L1 + L2), L1 of their differences, mean square of the latents."""
     pixels = pictures * 2 - 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
         latent = model.quant_conv(model.encoder(pixels)).chunk(2, 1)[0]
         output = model.decode(latent + LATENT_NOISE * torch.randn_like(latent)).float()
     difference = output - pixels
     edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-    return difference.abs().mean(), edges, latent.float().square().mean()
+    return (
+        difference.abs().mean() + difference.square().mean(),
+        edges,
+        latent.float().square().mean(),
+    )
 
 
 @torch.no_grad()
@@ -66,7 +70,7 @@ def write_latent_facts(model, glyphs: Glyphs) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -74,23 +78,27 @@ def main() -> None:
     glyphs = Glyphs(args.work, "train")
     model = build_autoencoder()
     initialise(model)
+    initialise_autoencoder(model)
     model.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, args.steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), 1.5e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, args.steps, pct_start=0.1)
     progress = Progress(args.work / "autoencoder.pt")
     first = progress.resume(model, optimizer, schedule)
     generator, began = torch.Generator(), time.time()
     for step in range(first, args.steps):
         generator.manual_seed(step)
-        l1, edges, square = losses(model, random_pictures(glyphs, BATCH, generator))
+        error, edges, square = losses(model, random_pictures(glyphs, BATCH, generator))
         optimizer.zero_grad()
-        (l1 + 0.5 * edges + 1e-3 * square).backward()
+        (error + 0.5 * edges + 1e-3 * square).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 25 == 0:
             seconds = time.time() - began
-            print(f"step {step} l1 {l1:.4f} edges {edges:.4f} square {square:.2f} {seconds:.0f} s", flush=True)
+            print(
+                f"step {step} error {error:.4f} edges {edges:.4f} square {square:.2f} {seconds:.0f} s",
+                flush=True,
+            )
         if step % 100 == 99:
             progress.save(step + 1, model, optimizer, schedule)
     model.eval()

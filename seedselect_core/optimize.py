@@ -1,188 +1,220 @@
-"""The loop: from a batch of noises to the best noise found for each.
-
-Every seed of the batch has its own loss and its own best. The sum of the losses is differentiated,
-which gives each seed its own gradient, and AdamW and SGD work element by element, so that the seeds
-do not influence each other.
-"""
+"""Find noise whose picture agrees with the references, and sample from it: the host's own way."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import torch
 
+from .encoders import ImageEncoder, VaeCodec
 from .errors import SeedSelectError
-from .objective import Losses, Objective
+from .host.differentiable_samplers import require_proven
+from .objective import Objective
+from .references import ReferenceSet
+from .search import Progress, Search, SeedHistory
+from .seed import SamplingSettings, Seed
 from .settings import Settings
-from .unroll import Chain, unrolled_sampling
+from .targets import build_targets
+from .unroll import unrolled_sampling
+
+# These draw their noise for the batch as a whole, so a seed's noise depends on its neighbours.
+BATCH_NOISE = ("euler_ancestral", "dpmpp_2m_sde", "lcm")
 
 
-@dataclass
-class SeedHistory:
-    """What happened: per iteration and seed, the losses. Iteration 0 is the unoptimized noise."""
+def optimize_seed(
+    model,
+    positive: list,
+    negative: list,
+    vae,
+    encoder: ImageEncoder,
+    references: ReferenceSet,
+    latent: dict,
+    sampling: SamplingSettings,
+    settings: Settings,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_unfinished: Callable[[Seed], None] | None = None,
+) -> tuple[Seed, dict, SeedHistory]:
+    """SeedSelect (arXiv 2304.14530, section 4): gradient descent on the initial noise.
 
-    total: list[list[float]] = field(default_factory=list)
-    semantic: list[list[float]] = field(default_factory=list)
-    appearance: list[list[float]] = field(default_factory=list)
-    norm: list[list[float]] = field(default_factory=list)
-    model_calls: int = 0
+    Args:
+        model: the host's ModelPatcher, as any loader gives it.
+        positive, negative: the host's conditioning.
+        vae: the host's VAE.
+        encoder: an image encoder of `seedselect_core.encoders`.
+        references: images of the concept.
+        latent: the host's LATENT dict; its size and batch, and its noise mask if it has one.
+        on_progress: called after every denoising step.
+        on_unfinished: gets the best seed so far when the run ends by an error or by Cancel.
 
-    def add(self, losses: dict[str, torch.Tensor]) -> None:
-        for name, values in losses.items():
-            getattr(self, name).append(values.tolist())
+    Returns:
+        The seed, the LATENT dict that it samples to (in the VAE's space), and the history.
 
-
-@dataclass
-class Best:
-    """The best noise so far of every seed, on the CPU.
-
-    Attributes:
-        noise: [B, C, h, w], unit Gaussian before the sampler scales it.
-        total, semantic: [B], its losses.
-        first_semantic: [B], semantic loss of the noise that the search was given.
-        images: [B, H, W, 3], the picture of each.
+    Raises:
+        SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
+    require_proven(sampling.sampler_name)
+    codec = VaeCodec(vae)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model,
+        latent["samples"],
+        latent.get("downscale_ratio_spacial"),
+        latent.get("downscale_ratio_temporal"),
+    )
+    _require_fit(model, vae, samples)
+    indices = latent.get("batch_index")
+    noise = comfy.sample.prepare_noise(samples, sampling.seed, indices)
+    ratio = vae.spacial_compression_decode()
+    comfy.model_management.load_models_gpu([encoder.patcher])
+    targets = build_targets(
+        references,
+        encoder,
+        codec,
+        model.model.process_latent_in,
+        samples.shape[-1] * ratio,
+        samples.shape[-2] * ratio,
+    )
+    ksampler = _ksampler(model, sampling)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(sampling.cfg)
 
-    noise: torch.Tensor
-    total: torch.Tensor
-    semantic: torch.Tensor
-    first_semantic: torch.Tensor
-    images: torch.Tensor
+    def draw(candidate: int) -> torch.Tensor:
+        return comfy.sample.prepare_noise(samples, (sampling.seed + candidate) % 2**64, indices)
 
-    def take(self, rows: torch.Tensor, noise: torch.Tensor, losses: Losses) -> None:
-        """Replace where ``losses`` of the seeds ``rows`` [b] are lower."""
-        total = losses.total.detach().cpu()
-        lower = total < self.total[rows]
-        better = rows[lower]
-        self.noise[better] = noise.detach().cpu()[lower]
-        self.total[better] = total[lower]
-        self.semantic[better] = losses.semantic.cpu()[lower]
-        self.images[better] = losses.images.cpu()[lower]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Handed to the callback after every model call that begins a step, and every iteration."""
-
-    done: int
-    planned: int
-    iteration: int
-    best: Best | None
-    new_best: bool
-
-
-class _Search:
-    def __init__(self, objective: Objective, settings: Settings, on_progress, draw, separable):
-        self.objective, self.settings = objective, settings
-        self.on_progress, self.draw, self.separable = on_progress, draw, separable
-        self.history = SeedHistory()
-        self.best: Best | None = None
-        self.iteration = 0
-
-    def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        s = self.settings
-        self.done, self.planned = 0, chain.steps * (s.candidates + s.iterations + 1)
-        self._choose_start(chain, noise)
-        noise = self.best.noise.to(noise.device).requires_grad_()
-        if s.optimizer == "adamw":
-            descent = torch.optim.AdamW([noise], s.learning_rate)
-        else:
-            descent = torch.optim.SGD([noise], s.learning_rate, momentum=0.9, nesterov=True)
-        stale = 0
-        for self.iteration in range(s.iterations):
-            rows = self._unfinished()
-            if len(rows) == 0 or (s.patience and stale >= s.patience):
-                break
-            noise.grad = self._gradient(chain, noise, rows)
-            for group in descent.param_groups:
-                group["lr"] = s.rate(self.iteration)
-            before = self.best.total.clone()
-            descent.step()
-            stale = 0 if (self.best.total < before).any() else stale + 1
-        self._evaluate(chain, noise.detach(), self._unfinished())
-        # The whole batch once more: what is returned is what the stock sampler makes of it.
-        with torch.no_grad():
-            final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
-        return final.detach()
-
-    def _choose_start(self, chain: Chain, noise: torch.Tensor) -> None:
-        rows = torch.arange(len(noise))
-        for candidate in range(self.settings.candidates):
-            drawn = noise if candidate == 0 else self.draw(candidate).to(noise)
-            self._evaluate(chain, drawn, rows)
-
-    def _unfinished(self) -> torch.Tensor:
-        """Seeds still to be optimized; all or none where the batch cannot be split."""
-        unfinished = self.best.semantic > self.settings.target
-        if not self.separable and unfinished.any():
-            unfinished[:] = True
-        return unfinished.nonzero().flatten()
-
-    def _run(self, chain: Chain, noise: torch.Tensor, keep: int) -> list[torch.Tensor]:
-        def stepped(step, prediction):
-            self.done += 1
-            self._report(False)
-
-        return chain(noise, keep=keep, on_step=stepped)
-
-    def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
-        if len(rows):
-            with torch.no_grad():
-                self._losses(chain, noise[rows.to(noise.device)], rows)
-
-    def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        part = noise.detach()[rows.to(noise.device)].requires_grad_()
-        losses = self._losses(chain, part, rows)
-        (gradient,) = torch.autograd.grad(losses.total.sum(), part)
-        if not torch.isfinite(gradient).all():
+    noise_mask = latent.get("noise_mask")
+    search = Search(
+        Objective(encoder, codec, targets, settings, model.model.process_latent_out),
+        settings,
+        on_progress,
+        draw,
+        separable=sampling.sampler_name not in BATCH_NOISE
+        and noise_mask is None
+        and torch.count_nonzero(samples) == 0
+        and all(_one_for_all(cond) for cond in [*positive, *negative]),
+    )
+    try:
+        result = unrolled_sampling(
+            guider,
+            comfy.samplers.sampler_object(sampling.sampler_name),
+            ksampler.sigmas,
+            noise,
+            samples,
+            search,
+            patchers=[vae.patcher, encoder.patcher],
+            noise_mask=noise_mask,
+            seed=sampling.seed,
+        )
+    except BaseException as error:
+        if search.best is not None and on_unfinished is not None:
+            on_unfinished(_seed(search, model, sampling))
+        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
             raise SeedSelectError(
-                "SeedSelect: the gradient is not a number. Half precision may be too coarse for "
-                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate. "
-                "The best seed so far is kept."
-            )
-        if self.settings.clip_norm:
-            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-            shrink = (self.settings.clip_norm / norms).clamp(max=1.0)
-            gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
-        whole = torch.zeros_like(noise)
-        whole[rows.to(noise.device)] = gradient
-        return whole
+                "SeedSelect: out of memory. Lower the batch of 'Empty Latent Image' (seeds are "
+                "optimized side by side), then its size, or start ComfyUI with --lowvram. The best "
+                "seed so far is kept."
+            ) from error
+        raise
+    device = comfy.model_management.intermediate_device()
+    result = result.to(device=device, dtype=comfy.model_management.intermediate_dtype())
+    return _seed(search, model, sampling), {"samples": result}, search.history
 
-    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
-        denoised = self._run(chain, noise, len(self.settings.step_weights))
-        losses = self.objective(noise, denoised)
-        if not torch.isfinite(losses.total).all():
-            raise SeedSelectError(
-                "SeedSelect: the loss is not a number, so the picture is not one either. Check "
-                "that model and VAE give a picture with a plain KSampler at these settings (some "
-                "VAEs need --fp32-vae). The best seed so far is kept."
-            )
-        if self.best is None:
-            self.best = Best(
-                noise.detach().cpu().clone(),
-                losses.total.detach().cpu().clone(),
-                losses.semantic.cpu().clone(),
-                losses.semantic.cpu().clone(),
-                losses.images.cpu().clone(),
-            )
-        else:
-            self.best.take(rows, noise, losses)
-        named = {"total": losses.total.detach(), "semantic": losses.semantic}
-        named |= {"appearance": losses.appearance, "norm": losses.norm}
-        everyone = {}
-        for name, values in named.items():
-            previous = getattr(self.history, name)
-            row = torch.tensor(previous[-1]) if previous else torch.zeros(len(self.best.total))
-            row[rows] = values.cpu()
-            everyone[name] = row
-        self.history.add(everyone)
-        self._report(True)
-        return losses
 
-    def _report(self, new_best: bool) -> None:
-        if self.on_progress is not None:
-            self.on_progress(
-                Progress(self.done, self.planned, self.iteration, self.best, new_best)
-            )
+def sample_from_seed(
+    model,
+    positive: list,
+    negative: list,
+    seed: Seed,
+    sampling: SamplingSettings | None = None,
+    latent: dict | None = None,
+    callback=None,
+) -> dict:
+    """Sample ``seed`` with the host's KSampler path; returns a LATENT dict.
+
+    Args:
+        sampling: other settings than the seed's own.
+        latent: what the seed was optimized on, needed only for inpainting.
+
+    Raises:
+        SeedSelectError: the seed was made for another model or size.
+    """
+    sampling = sampling or seed.sampling
+    latent = latent or {"samples": torch.zeros_like(seed.noise)}
+    samples = comfy.sample.fix_empty_latent_channels(
+        model,
+        latent["samples"],
+        latent.get("downscale_ratio_spacial"),
+        latent.get("downscale_ratio_temporal"),
+    )
+    seed.require_fit(model, samples)
+    result = comfy.sample.sample(
+        model,
+        seed.noise,
+        sampling.steps,
+        sampling.cfg,
+        sampling.sampler_name,
+        sampling.scheduler,
+        positive,
+        negative,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=sampling.seed,
+    )
+    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
+    return kept | {"samples": result}
+
+
+def _ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:
+    return comfy.samplers.KSampler(
+        model,
+        steps=sampling.steps,
+        device=model.load_device,
+        sampler=sampling.sampler_name,
+        scheduler=sampling.scheduler,
+        model_options=model.model_options,
+    )
+
+
+def _seed(search: Search, model, sampling: SamplingSettings) -> Seed:
+    best = search.best
+    return Seed(
+        best.noise.clone(),
+        sampling,
+        type(model.get_model_object("latent_format")).__name__,
+        best.semantic.tolist(),
+        best.first_semantic.tolist(),
+        best.total.tolist(),
+    )
+
+
+def _one_for_all(cond: list) -> bool:
+    """Whether a conditioning holds one text for every picture, and no picture or control."""
+    if cond[0] is None or len(cond[0]) != 1:
+        return False
+    return not any(
+        key in cond[1] for key in ("control", "concat_latent_image", "reference_latents")
+    )
+
+
+def _require_fit(model, vae, samples: torch.Tensor) -> None:
+    latent_format = model.get_model_object("latent_format")
+    if latent_format.latent_dimensions != 2 or samples.ndim != 4:
+        raise SeedSelectError(
+            "model: video and audio models are not supported yet. Connect an image model, such as "
+            "Stable Diffusion 1.5 or SDXL."
+        )
+    if samples.shape[1] != latent_format.latent_channels:
+        raise SeedSelectError(
+            f"latent: it has {samples.shape[1]} channels, the model works on "
+            f"{latent_format.latent_channels}. Make it with 'Empty Latent Image', or encode the "
+            "picture with this model's VAE."
+        )
+    if vae.latent_channels != latent_format.latent_channels:
+        raise SeedSelectError(
+            f"vae: its latents have {vae.latent_channels} channels, the model's "
+            f"{latent_format.latent_channels}. Connect the VAE that belongs to the checkpoint."
+        )

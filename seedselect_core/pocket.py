@@ -133,7 +133,9 @@ class PocketClipModel(comfy.sd1_clip.SDClipModel):
             special_tokens={"start": START, "end": END, "pad": END},
             model_options=model_options or {},
         )
-        words = len(json.loads((WEIGHTS / "tokenizer/tokenizer.json").read_text())["model"]["vocab"])
+        words = len(
+            json.loads((WEIGHTS / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
+        )
         self.transformer.set_input_embeddings(
             self.operations.Embedding(words, TEXT_WIDTH, dtype=dtype, device=device)
         )

@@ -1,0 +1,29 @@
+"""ComfyUI-SeedSelect: finds the noise from which a diffusion model draws a concept right."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes.optimize import SeedSelectOptimize
+from .nodes.pocket import LoadPocketModel, PocketReferences
+from .nodes.references import LoadReferenceSet
+from .nodes.sample import SampleFromSeed
+from .nodes.seeds import LoadSeed, SaveSeed, SeedToNoise
+
+WEB_DIRECTORY = "./web"
+
+
+class SeedSelectExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LoadReferenceSet,
+            SeedSelectOptimize,
+            SampleFromSeed,
+            SaveSeed,
+            LoadSeed,
+            SeedToNoise,
+            LoadPocketModel,
+            PocketReferences,
+        ]
+
+
+async def comfy_entrypoint() -> SeedSelectExtension:
+    return SeedSelectExtension()

@@ -1,0 +1,232 @@
+"""The node that optimizes seeds."""
+
+import logging
+import math
+
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+
+from ..seedselect_core.encoders import ClipVisionEncoder
+from ..seedselect_core.host.differentiable_samplers import PROVEN
+from ..seedselect_core.optimize import optimize_seed
+from ..seedselect_core.search import Progress
+from ..seedselect_core.seed import SamplingSettings, Seed
+from ..seedselect_core.settings import OPTIMIZERS, PRESETS, SCHEDULES, Settings
+from .seeds import save_numbered
+from .types import ReferenceSetType, SeedHistoryType, SeedType
+
+CUSTOM = "custom"
+DEFAULT = PRESETS["default"]
+PREVIEW_SIZE = 512
+
+
+class SeedSelectOptimize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeedSelectOptimize",
+            display_name="SeedSelect Optimize",
+            category="SeedSelect",
+            description=(
+                "Finds initial noise from which the model draws what the references show. The "
+                "model itself is not changed. One iteration costs about four samplings."
+            ),
+            search_aliases=["optimize noise", "rare concept", "seedselect"],
+            inputs=[*_connections(), *_sampling_inputs(), *_descent_inputs()],
+            outputs=[
+                SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
+                io.Image.Output("images", tooltip="What the best noise of each seed draws."),
+                SeedHistoryType.Output("history", tooltip="All losses of every iteration."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        vae,
+        clip_vision,
+        references,
+        latent,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        preset,
+        **custom,
+    ) -> io.NodeOutput:
+        settings = _settings(custom) if preset == CUSTOM else PRESETS[preset]
+        node_id = cls.hidden.unique_id
+        show = _Display(node_id)
+
+        def keep(best: Seed) -> None:
+            path = save_numbered(best, "seeds/unfinished")
+            logging.info("SeedSelect: the best seed so far is in %s", path)
+            show.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
+
+        best, drawn, history = optimize_seed(
+            model,
+            positive,
+            negative,
+            vae,
+            ClipVisionEncoder(clip_vision),
+            references,
+            latent,
+            SamplingSettings(steps, cfg, sampler_name, scheduler, seed),
+            settings,
+            on_progress=show,
+            on_unfinished=keep,
+        )
+        return io.NodeOutput(best, vae.decode(drawn["samples"]), history)
+
+
+def _settings(custom: dict) -> Settings:
+    weights = custom.pop("step_weights")
+    try:
+        numbers = tuple(float(part) for part in weights.split(","))
+    except ValueError:
+        numbers = ()  # refused below with the rule for it
+    return Settings(**custom, step_weights=numbers)
+
+
+class _Display:
+    """Progress bar, the best pictures so far as preview, and the losses as text."""
+
+    def __init__(self, node_id: str):
+        self.node_id, self.bar = node_id, comfy.utils.ProgressBar(1, node_id)
+
+    def text(self, message: str) -> None:
+        PromptServer.instance.send_progress_text(message, self.node_id)
+
+    def __call__(self, progress: Progress) -> None:
+        preview = None
+        if progress.new_best:
+            best = progress.best
+            preview = ("JPEG", _grid(best.images), PREVIEW_SIZE)
+            now, first = best.semantic.mean(), best.first_semantic.mean()
+            self.text(
+                f"iteration {progress.iteration}: semantic loss {now:.4f}, was {first:.4f} "
+                f"(mean of {len(best.semantic)} seeds, {progress.finished} done)"
+            )
+        self.bar.update_absolute(progress.done, progress.planned, preview)
+
+
+def _grid(images: torch.Tensor) -> Image.Image:
+    """Up to nine pictures [B, H, W, 3] side by side."""
+    images = images[:9]
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = images.shape[1:3]
+    grid = torch.zeros(rows * height, columns * width, 3)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        grid[top : top + height, left : left + width] = image.float()
+    return Image.fromarray((grid * 255).round().to(torch.uint8).numpy())
+
+
+def _connections() -> list:
+    return [
+        io.Model.Input("model", tooltip="Any image model, with LoRAs and patches as you like."),
+        io.Conditioning.Input("positive", tooltip="The prompt. Name the concept as usual."),
+        io.Conditioning.Input("negative", tooltip="The negative prompt."),
+        io.Vae.Input("vae", tooltip="The VAE of the model."),
+        io.ClipVision.Input(
+            "clip_vision",
+            tooltip="Judges likeness to the references: CLIP, SigLIP or DINO. Load CLIP Vision.",
+        ),
+        ReferenceSetType.Input("references", tooltip="Pictures of the concept, three to five."),
+        io.Latent.Input(
+            "latent",
+            tooltip="Size of the picture. Its batch is the number of seeds optimized together.",
+        ),
+    ]
+
+
+def _sampling_inputs() -> list:
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Where the search starts: the noise that a KSampler has for this number.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=20,
+            min=1,
+            max=10000,
+            tooltip="Denoising steps. Time grows with them, memory does not.",
+        ),
+        io.Float.Input(
+            "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=list(PROVEN),
+            default="ddim",
+            tooltip="Samplers whose gradient is proven exact.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.SCHEDULER_NAMES,
+            default="normal",
+            tooltip="How the noise levels are spread over the steps.",
+        ),
+    ]
+
+
+def _descent_inputs() -> list:
+    def number(name: str, tip: str, high: float, step: float) -> io.Float.Input:
+        value = getattr(DEFAULT, name)
+        return io.Float.Input(name, default=value, min=0.0, max=high, step=step, tooltip=tip)
+
+    def whole(name: str, tip: str, low: int, high: int) -> io.Int.Input:
+        return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, tooltip=tip)
+
+    return [
+        io.Combo.Input(
+            "preset",
+            options=[*PRESETS, CUSTOM],
+            default="default",
+            tooltip=(
+                "default: what works best here. paper: the published settings. custom: the values "
+                "below, which the presets ignore."
+            ),
+        ),
+        whole("iterations", "Gradient steps on the noise.", 0, 10000),
+        number("learning_rate", "Size of a step; the noise has unit variance.", 100.0, 0.001),
+        io.Combo.Input(
+            "optimizer",
+            options=list(OPTIMIZERS),
+            default=DEFAULT.optimizer,
+            tooltip="adamw, or sgd with Nesterov momentum (use a learning rate of about 5).",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=list(SCHEDULES),
+            default=DEFAULT.schedule,
+            tooltip="Learning rate over the run; published: a tenth after three iterations.",
+        ),
+        number("clip_norm", "Largest gradient norm of a seed; 0 for no limit.", 1000.0, 0.01),
+        number("semantic_weight", "Likeness to the references as the encoder sees it.", 1e4, 0.1),
+        number("appearance_weight", "Likeness of latents: colours and layout too.", 1e4, 0.1),
+        number("norm_weight", "Keeps the noise as long as Gaussian noise is.", 1e4, 0.001),
+        io.String.Input(
+            "step_weights",
+            default=", ".join(str(weight) for weight in DEFAULT.step_weights),
+            tooltip="Semantic loss on the last denoising steps, last one last; they sum to 1.",
+        ),
+        whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
+        number("target", "Stop a seed at this semantic loss; 0 for never.", 2.0, 0.001),
+        whole("patience", "Stop after so many iterations without progress; 0: never.", 0, 10000),
+    ]

@@ -1,0 +1,201 @@
+"""The loop: from a batch of noises to the best noise found for each.
+
+Every seed of the batch has its own loss and its own best. The sum of the losses is differentiated,
+which gives each seed its own gradient, and AdamW and SGD work element by element, so that the seeds
+do not influence each other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from .errors import SeedSelectError
+from .objective import Losses, Objective
+from .settings import Settings
+from .unroll import Chain
+
+
+@dataclass
+class SeedHistory:
+    """What happened: per iteration and seed, the losses. Iteration 0 is the unoptimized noise."""
+
+    total: list[list[float]] = field(default_factory=list)
+    semantic: list[list[float]] = field(default_factory=list)
+    appearance: list[list[float]] = field(default_factory=list)
+    norm: list[list[float]] = field(default_factory=list)
+    model_calls: int = 0
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        for name, values in losses.items():
+            getattr(self, name).append(values.tolist())
+
+
+@dataclass
+class Best:
+    """The best noise so far of every seed, on the CPU.
+
+    Attributes:
+        noise: [B, C, h, w], unit Gaussian before the sampler scales it.
+        total, semantic: [B], its losses.
+        first_semantic: [B], semantic loss of the noise that the search was given.
+        images: [B, H, W, 3], the picture of each.
+    """
+
+    noise: torch.Tensor
+    total: torch.Tensor
+    semantic: torch.Tensor
+    first_semantic: torch.Tensor
+    images: torch.Tensor
+
+    def take(self, rows: torch.Tensor, noise: torch.Tensor, losses: Losses) -> None:
+        """Replace where ``losses`` of the seeds ``rows`` [b] are lower."""
+        total = losses.total.detach().cpu()
+        lower = total < self.total[rows]
+        better = rows[lower]
+        self.noise[better] = noise.detach().cpu()[lower]
+        self.total[better] = total[lower]
+        self.semantic[better] = losses.semantic.cpu()[lower]
+        self.images[better] = losses.images.cpu()[lower]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Handed to the callback after every denoising step, and when losses are known.
+
+    Attributes:
+        done, planned: denoising steps. Fewer than planned are needed where seeds are done early.
+        finished: seeds that have reached the target.
+        new_best: losses were just evaluated; ``best`` may have changed.
+    """
+
+    done: int
+    planned: int
+    iteration: int
+    best: Best | None
+    finished: int
+    new_best: bool
+
+
+class Search:
+    """Called by `unrolled_sampling` with the chain and the noise of every seed.
+
+    Args:
+        draw: the n-th further draw of the whole batch's noise, n from 1.
+        separable: seeds that are done may be left out of the batch. Not so where a sampler draws
+            noise for the batch as a whole, or conditionings or latents differ within it.
+    """
+
+    def __init__(self, objective: Objective, settings: Settings, on_progress, draw, separable):
+        self.objective, self.settings = objective, settings
+        self.on_progress, self.draw, self.separable = on_progress, draw, separable
+        self.history = SeedHistory()
+        self.best: Best | None = None
+        self.iteration = 0
+
+    def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        s = self.settings
+        self.done, self.planned = 0, chain.steps * (s.candidates + s.iterations + 1)
+        self._choose_start(chain, noise)
+        noise = self.best.noise.to(noise.device).requires_grad_()
+        if s.optimizer == "adamw":
+            descent = torch.optim.AdamW([noise], s.learning_rate)
+        else:
+            descent = torch.optim.SGD([noise], s.learning_rate, momentum=0.9, nesterov=True)
+        stale = 0
+        for self.iteration in range(s.iterations):
+            rows = self._unfinished()
+            if len(rows) == 0 or (s.patience and stale >= s.patience):
+                break
+            noise.grad = self._gradient(chain, noise, rows)
+            for group in descent.param_groups:
+                group["lr"] = s.rate(self.iteration)
+            before = self.best.total.clone()
+            descent.step()
+            stale = 0 if (self.best.total < before).any() else stale + 1
+        self._evaluate(chain, noise.detach(), self._unfinished())
+        # The whole batch once more: what is returned is what the stock sampler makes of it.
+        with torch.no_grad():
+            final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
+        return final.detach()
+
+    def _choose_start(self, chain: Chain, noise: torch.Tensor) -> None:
+        rows = torch.arange(len(noise))
+        for candidate in range(self.settings.candidates):
+            drawn = noise if candidate == 0 else self.draw(candidate).to(noise)
+            self._evaluate(chain, drawn, rows)
+
+    def _unfinished(self) -> torch.Tensor:
+        """Seeds still to be optimized; all or none where the batch cannot be split."""
+        unfinished = self.best.semantic > self.settings.target
+        if not self.separable and unfinished.any():
+            unfinished[:] = True
+        return unfinished.nonzero().flatten()
+
+    def _run(self, chain: Chain, noise: torch.Tensor, keep: int) -> list[torch.Tensor]:
+        def stepped(step, prediction):
+            self.done += 1
+            self._report(False)
+
+        return chain(noise, keep=keep, on_step=stepped)
+
+    def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
+        if len(rows):
+            with torch.no_grad():
+                self._losses(chain, noise[rows.to(noise.device)], rows)
+
+    def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        part = noise.detach()[rows.to(noise.device)].requires_grad_()
+        losses = self._losses(chain, part, rows)
+        (gradient,) = torch.autograd.grad(losses.total.sum(), part)
+        if not torch.isfinite(gradient).all():
+            raise SeedSelectError(
+                "SeedSelect: the gradient is not a number. Half precision may be too coarse for "
+                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate. "
+                "The best seed so far is kept."
+            )
+        if self.settings.clip_norm:
+            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+            shrink = (self.settings.clip_norm / norms).clamp(max=1.0)
+            gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
+        whole = torch.zeros_like(noise)
+        whole[rows.to(noise.device)] = gradient
+        return whole
+
+    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
+        denoised = self._run(chain, noise, len(self.settings.step_weights))
+        losses = self.objective(noise, denoised)
+        if not torch.isfinite(losses.total).all():
+            raise SeedSelectError(
+                "SeedSelect: the loss is not a number, so the picture is not one either. Check "
+                "that model and VAE give a picture with a plain KSampler at these settings (some "
+                "VAEs need --fp32-vae). The best seed so far is kept."
+            )
+        if self.best is None:
+            self.best = Best(
+                noise.detach().cpu().clone(),
+                losses.total.detach().cpu().clone(),
+                losses.semantic.cpu().clone(),
+                losses.semantic.cpu().clone(),
+                losses.images.cpu().clone(),
+            )
+        else:
+            self.best.take(rows, noise, losses)
+        named = {"total": losses.total.detach(), "semantic": losses.semantic}
+        named |= {"appearance": losses.appearance, "norm": losses.norm}
+        everyone = {}
+        for name, values in named.items():
+            previous = getattr(self.history, name)
+            row = torch.tensor(previous[-1]) if previous else torch.zeros(len(self.best.total))
+            row[rows] = values.cpu()
+            everyone[name] = row
+        self.history.add(everyone)
+        self._report(True)
+        return losses
+
+    def _report(self, new_best: bool) -> None:
+        if self.on_progress is not None:
+            reached = int((self.best.semantic <= self.settings.target).sum()) if self.best else 0
+            self.on_progress(
+                Progress(self.done, self.planned, self.iteration, self.best, reached, new_best)
+            )

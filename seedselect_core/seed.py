@@ -1,0 +1,164 @@
+"""The Seed: optimized noise, and the settings under which it draws what it was optimized for.
+
+File format: safetensors with one tensor ``noise`` and, as metadata ``seedselect``, a JSON object of
+the other fields. Seeds travel between strangers, so a file is read without running anything from
+it, and every field is checked before it is used.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import comfy.samplers
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import SeedSelectError
+
+FORMAT = 1
+MAX_VALUES = 2**26  # 256 MiB of float32: 64 latents of 2048 x 2048 pixels, 16 channels
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What a KSampler is told: a seed draws the same picture only with the same."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    seed: int
+
+    def __post_init__(self):
+        rules = [
+            (type(self.steps) is int and 1 <= self.steps <= 10_000, "steps"),
+            (isinstance(self.cfg, float | int) and 0 <= self.cfg <= 100, "cfg"),
+            (self.sampler_name in comfy.samplers.SAMPLER_NAMES, "sampler_name"),
+            (self.scheduler in comfy.samplers.SCHEDULER_NAMES, "scheduler"),
+            (type(self.seed) is int and 0 <= self.seed < 2**64, "seed"),
+        ]
+        for holds, name in rules:
+            if not holds:
+                raise SeedSelectError(f"{name}: '{getattr(self, name)}' is not possible here.")
+
+    def override(self, **changes) -> "SamplingSettings":
+        """A copy with those of ``changes`` that are not None."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Optimized noise of a batch of pictures.
+
+    Attributes:
+        noise: [B, C, h, w] float32 on the CPU, unit Gaussian before the sampler scales it.
+        sampling: how it is to be sampled.
+        latent_format: name of the host's latent format class of the model, such as "SDXL".
+        semantic, first_semantic: semantic loss of each picture, optimized and as it was at first.
+        total: the whole loss of each picture.
+    """
+
+    noise: torch.Tensor
+    sampling: SamplingSettings
+    latent_format: str = ""
+    semantic: list[float] = field(default_factory=list)
+    first_semantic: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+
+    def require_fit(self, model, samples: torch.Tensor | None) -> None:
+        """Raise `SeedSelectError` where this noise was made for another model or size."""
+        latent_format = model.get_model_object("latent_format")
+        name = type(latent_format).__name__
+        channels = latent_format.latent_channels
+        if channels != self.noise.shape[1] or self.latent_format not in ("", name):
+            raise SeedSelectError(
+                f"seed: made for latents of {self.latent_format or 'another kind'} with "
+                f"{self.noise.shape[1]} channels, but the model's are {name} with {channels}. "
+                "Load the checkpoint that the seed was optimized with, or optimize a new seed."
+            )
+        if samples is not None:
+            self.require_shape(samples)
+
+    def require_shape(self, samples: torch.Tensor) -> None:
+        """Raise `SeedSelectError` where a latent [B, C, h, w] differs in size from the noise."""
+        if samples.shape == self.noise.shape:
+            return
+
+        def told(shape) -> str:
+            return f"{shape[0]} x {shape[-1] * 8} x {shape[-2] * 8} pixels ({shape[1]} channels)"
+
+        raise SeedSelectError(
+            f"latent: the seed was made for {told(self.noise.shape)}, the latent is "
+            f"{told(samples.shape)}. Give 'Empty Latent Image' the seed's size and batch."
+        )
+
+    def save(self, path: Path) -> None:
+        facts = asdict(replace(self, noise=None)) | {"format": FORMAT}
+        del facts["noise"]
+        with torch.inference_mode(False):
+            noise = self.noise.clone()
+        save_file({"noise": noise}, path, {"seedselect": json.dumps(facts)})
+
+
+class SeedNoise:
+    """A seed as the host's NOISE, for SamplerCustomAdvanced."""
+
+    def __init__(self, seed: Seed):
+        self._seed = seed
+        self.seed = seed.sampling.seed
+
+    def generate_noise(self, input_latent: dict) -> torch.Tensor:
+        self._seed.require_shape(input_latent["samples"])
+        return self._seed.noise.clone()
+
+
+def load_seed(path: Path) -> Seed:
+    """Read a seed file.
+
+    Raises:
+        SeedSelectError: not a seed file, of a newer format, too large, or with values out of range.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("seedselect")
+            if text is None or list(file.keys()) != ["noise"]:
+                raise SeedSelectError(f"seed file: '{path.name}' is not a SeedSelect seed.")
+            part = file.get_slice("noise")
+            shape, kind = part.get_shape(), part.get_dtype()
+            if kind != "F32" or len(shape) != 4 or not 0 < math.prod(shape) <= MAX_VALUES:
+                raise SeedSelectError(
+                    f"seed file: the noise in '{path.name}' is {shape} {kind}; expected four "
+                    f"dimensions of F32 and at most {MAX_VALUES} values."
+                )
+            noise = file.get_tensor("noise")
+        facts = json.loads(text)
+    except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
+        raise SeedSelectError(
+            f"seed file: '{path.name}' cannot be read as a seed ({error})."
+        ) from error
+    return _checked(path.name, noise, facts)
+
+
+def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise SeedSelectError(
+            f"seed file: '{name}' has a format that this version cannot read. Update the node pack."
+        )
+    if not torch.isfinite(noise).all():
+        raise SeedSelectError(f"seed file: the noise in '{name}' holds values that are no numbers.")
+    sampling, latent_format = facts.get("sampling"), facts.get("latent_format")
+    wanted = {f.name for f in fields(SamplingSettings)}
+    if not isinstance(sampling, dict) or set(sampling) != wanted:
+        raise SeedSelectError(f"seed file: '{name}' does not tell how to sample it.")
+    losses = {key: facts.get(key) for key in ("semantic", "first_semantic", "total")}
+    numbers = all(
+        isinstance(values, list)
+        and len(values) in (0, len(noise))
+        and all(isinstance(v, float | int) for v in values)
+        for values in losses.values()
+    )
+    if not numbers or not isinstance(latent_format, str) or len(latent_format) > 100:
+        raise SeedSelectError(f"seed file: '{name}' holds fields that no seed has.")
+    return Seed(noise, SamplingSettings(**sampling), latent_format, **losses)
