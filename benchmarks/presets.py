@@ -47,7 +47,7 @@ VARIANTS = {
 def run(world: PocketWorld, letter: str, seeds: int, settings: Settings) -> dict:
     latent = {"samples": torch.zeros(seeds, 4, 8, 8)}
     began = time.time()
-    seed, drawn, history = optimize_seed(
+    seed, drawn, _ = optimize_seed(
         world.model,
         world.prompt(letter),
         world.negative,

@@ -226,6 +226,7 @@ def _descent_inputs() -> list:
             default=", ".join(str(weight) for weight in DEFAULT.step_weights),
             tooltip="Semantic loss on the last denoising steps, last one last; they sum to 1.",
         ),
+        whole("views", "Slightly moved views of each picture that the encoder compares.", 1, 64),
         whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
         number("target", "Stop a seed at this semantic loss; 0 for never.", 2.0, 0.001),
         whole("patience", "Stop after so many iterations without progress; 0: never.", 0, 10000),

@@ -27,7 +27,7 @@ SPLITS = (("train", 0.75), ("judge", 0.10), ("unseen", 0.15))
 
 
 def glyph_mask(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray | None:
-    """Ink of ``text`` as uint8 [64, 64], longer side 46 and centred; None where nothing is drawn."""
+    """Ink of ``text`` as uint8 [64, 64], longer side 46, centred; None where nothing is drawn."""
     left, top, right, bottom = font.getbbox(text)
     width, height = int(right - left), int(bottom - top)
     if not (0 < width < 2000 and 0 < height < 2000):
@@ -46,7 +46,7 @@ def glyph_mask(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray | None:
 
 
 def render_font(path: Path) -> np.ndarray | None:
-    """All capitals of one font, uint8 [26, 64, 64]; None where it lacks some or draws them alike."""
+    """All capitals of a font, uint8 [26, 64, 64]; None where it lacks some or draws them alike."""
     try:
         font = ImageFont.truetype(str(path), 160)
         missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))

@@ -1,4 +1,4 @@
-"""The host's layers skip initialisation (they expect a checkpoint); training needs PyTorch's own."""
+"""The host's layers skip initialisation, since they expect a checkpoint; training needs it."""
 
 import torch
 from torch import nn

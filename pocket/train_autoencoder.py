@@ -2,9 +2,10 @@
 
 python -m pocket.train_autoencoder --work WORK [--steps 1300] [--threads 1]
 
-L1 and L2 on the picture, and L1 on its horizontal and vertical differences (crisp edges). A little noise on
-the latents makes them smooth, a weak pull keeps them near unit scale. Writes ``vae.safetensors`` and ``latent.json``
-(scale factor, and the linear map from latent to colour that the live preview uses).
+L1 and L2 on the picture, and L1 on its horizontal and vertical differences (crisp edges). A little
+noise on the latents makes them smooth, a weak pull keeps them near unit scale. Writes
+``vae.safetensors`` and ``latent.json`` (scale factor, and the linear map from latent to colour that
+the live preview uses).
 """
 
 import argparse

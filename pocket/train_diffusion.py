@@ -60,7 +60,7 @@ def write_latents(work: Path) -> None:
 
 @torch.no_grad()
 def prompt_contexts() -> torch.Tensor:
-    """Hidden states of every caption [26, 11, 11, 16, 128]; colour 10 means untold, [-1] is empty."""
+    """Hidden states of every caption [26 * 11 * 11 + 1, 16, 128]; colour 10: untold; last: none."""
     clip = comfy.sd.CLIP(pocket.PocketClipTarget, state_dict=[pocket._load("text_encoder")])
 
     def encode(text):

@@ -140,7 +140,7 @@ def zero_shot(towers: Towers, glyphs: Glyphs) -> str:
     generator = torch.Generator().manual_seed(3)
     letters = inks = 0
     for _ in range(8):
-        pictures, letter, ink, ground, told = sample(glyphs, 64, generator, whole=True)
+        pictures, letter, ink, ground, _ = sample(glyphs, 64, generator, whole=True)
         for i in range(0, 64, 8):
             tokens = caption_tokens(range(26), [ink[i]] * 26, [ground[i]] * 26, [3] * 26)
             image, text = towers(pictures[i : i + 1], tokens)

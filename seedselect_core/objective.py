@@ -10,6 +10,7 @@ from .encoders import ImageEncoder, VaeCodec
 from .losses import appearance_loss, norm_prior, semantic_loss
 from .settings import Settings
 from .targets import Targets
+from .views import see
 
 
 @dataclass
@@ -44,9 +45,8 @@ class Objective:
         weights = [weight / sum(weights) for weight in weights]
         semantic, images = 0.0, None
         for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
-            embedding, images = self._see(latent)
-            target = self.targets.semantic.to(embedding)
-            semantic = semantic + weight * semantic_loss(embedding, target).to(noise.device)
+            loss, images = self._see(latent)
+            semantic = semantic + weight * loss.to(noise.device)
         appearance = appearance_loss(denoised[-1], self.targets.appearance.to(denoised[-1]))
         norm = norm_prior(noise)
         s = self.settings
@@ -56,10 +56,14 @@ class Objective:
         return Losses(total, *parts, images.detach())
 
     def _see(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        def decode_and_embed(latent):
+        """Semantic loss [B] (mean of the views) and picture [B, H, W, 3] of a latent."""
+
+        def decode_and_compare(latent):
             images = self.codec.decode(self.process_latent_out(latent))
-            return self.encoder(images), images
+            embeddings = self.encoder(see(images, self.targets.views))
+            loss = semantic_loss(embeddings, self.targets.semantic.to(embeddings))
+            return loss.view(-1, len(images)).mean(0), images
 
         if not torch.is_grad_enabled():
-            return decode_and_embed(latent)
-        return checkpoint(decode_and_embed, latent, use_reentrant=False)
+            return decode_and_compare(latent)
+        return checkpoint(decode_and_compare, latent, use_reentrant=False)

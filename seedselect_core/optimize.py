@@ -75,6 +75,7 @@ def optimize_seed(
         model.model.process_latent_in,
         samples.shape[-1] * ratio,
         samples.shape[-2] * ratio,
+        settings.views,
     )
     ksampler = _ksampler(model, sampling)
     guider = comfy.samplers.CFGGuider(model)

@@ -86,7 +86,7 @@ UNET_CONFIG = {
 
 
 class PocketLatent(comfy.latent_formats.LatentFormat):
-    """Four channels at an eighth of the size, like Stable Diffusion's; measured scale and preview."""
+    """Four channels at an eighth of the size, as Stable Diffusion's; measured scale, preview."""
 
     def __init__(self, scale_factor: float = 1.0, latent_rgb_factors=None, latent_rgb_bias=None):
         self.scale_factor = scale_factor

@@ -5,7 +5,6 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +23,7 @@ class SeedHistory:
     semantic: list[list[float]] = field(default_factory=list)
     appearance: list[list[float]] = field(default_factory=list)
     norm: list[list[float]] = field(default_factory=list)
-    model_calls: int = 0
+    model_calls: int = 0  # of the diffusion model, those in the backward pass included
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, values in losses.items():
@@ -95,9 +94,10 @@ class Search:
 
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
-        self.done, self.planned = 0, chain.steps * (s.candidates + s.iterations + 1)
+        # Further runs of the chain: of the last noise, and of the best ones that are returned.
+        self.done, self.planned = 0, chain.steps * (s.candidates + s.iterations + 2)
         self._choose_start(chain, noise)
-        noise = self.best.noise.to(noise.device).requires_grad_()
+        noise = self.best.noise.to(noise.device, copy=True).requires_grad_()
         if s.optimizer == "adamw":
             descent = torch.optim.AdamW([noise], s.learning_rate)
         else:
@@ -107,16 +107,18 @@ class Search:
             rows = self._unfinished()
             if len(rows) == 0 or (s.patience and stale >= s.patience):
                 break
+            before = self.best.total.clone()
             noise.grad = self._gradient(chain, noise, rows)
             for group in descent.param_groups:
                 group["lr"] = s.rate(self.iteration)
-            before = self.best.total.clone()
             descent.step()
-            stale = 0 if (self.best.total < before).any() else stale + 1
+            if self.iteration > 0:  # the first gradient is taken where the search starts
+                stale = 0 if (self.best.total < before).any() else stale + 1
         self._evaluate(chain, noise.detach(), self._unfinished())
         # The whole batch once more: what is returned is what the stock sampler makes of it.
         with torch.no_grad():
             final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
+        self.history.model_calls = chain.model_calls
         return final.detach()
 
     def _choose_start(self, chain: Chain, noise: torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 """Settings of the optimization, and the presets."""
 
+import math
 from dataclasses import dataclass
 
 from .errors import SeedSelectError
@@ -21,6 +22,8 @@ class Settings:
         semantic_weight, appearance_weight, norm_weight: of the three losses, 0 or more.
         step_weights: weights of the semantic loss on the last denoising steps, the final image
             last; their sum is 1.
+        views: under how many slight transformations the encoder compares each picture; 1 is the
+            picture alone.
         candidates: draws of the initial noise per seed of which the best starts the descent.
         target: a seed whose semantic loss is at most this is done; 0 for never.
         patience: stop after so many iterations without any seed improving; 0 for never.
@@ -35,6 +38,7 @@ class Settings:
     appearance_weight: float = 0.0
     norm_weight: float = 0.01
     step_weights: tuple[float, ...] = (1.0,)
+    views: int = 1
     candidates: int = 1
     target: float = 0.0
     patience: int = 0
@@ -45,6 +49,7 @@ class Settings:
             (self.learning_rate > 0, "learning_rate", "greater than 0"),
             (self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}"),
             (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
+            (self.views >= 1, "views", "1 or more"),
             (self.candidates >= 1, "candidates", "1 or more"),
             (
                 min(self.semantic_weight, self.appearance_weight, self.norm_weight) >= 0,
@@ -72,10 +77,8 @@ class Settings:
         if self.schedule == "published":
             return self.learning_rate * (1.0 if iteration < 3 else 0.1)
         if self.schedule == "cosine":
-            from math import cos, pi
-
             progress = iteration / max(1, self.iterations)
-            return self.learning_rate * (0.1 + 0.9 * (1 + cos(pi * progress)) / 2)
+            return self.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
         return self.learning_rate
 
 

@@ -25,8 +25,8 @@ from .host.modes import gradients_enabled, steady_memory
 class _CheckpointedGuider:
     """A guider whose every prediction is recomputed in the backward pass."""
 
-    def __init__(self, guider: comfy.samplers.CFGGuider):
-        self._guider = guider
+    def __init__(self, guider: comfy.samplers.CFGGuider, on_call: Callable[[], None]):
+        self._guider, self._on_call = guider, on_call
 
     def __getattr__(self, name: str):
         return getattr(self._guider, name)
@@ -35,6 +35,7 @@ class _CheckpointedGuider:
         def predict(x, timestep):
             # Also in the recomputation: Cancel must not wait for a whole backward pass.
             comfy.model_management.throw_exception_if_processing_interrupted()
+            self._on_call()
             return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
         if not torch.is_grad_enabled():
@@ -43,11 +44,16 @@ class _CheckpointedGuider:
 
 
 class Chain:
-    """The whole sampling chain as a function of the noise. Made by `unrolled_sampling`."""
+    """The whole sampling chain as a function of the noise. Made by `unrolled_sampling`.
+
+    Attributes:
+        steps: denoising steps.
+        model_calls: predictions made so far, those of the backward pass included.
+    """
 
     def __init__(self, guider, sampler, sigmas, extra_args, latent_image, denoise_mask):
         self.guider = guider
-        self.steps = len(sigmas) - 1
+        self.steps, self.model_calls = len(sigmas) - 1, 0
         self._sampler, self._sigmas, self._extra_args = sampler, sigmas, extra_args
         self._latent_image, self._denoise_mask = latent_image, denoise_mask
 
@@ -77,9 +83,12 @@ class Chain:
             if on_step is not None:
                 on_step(step, prediction.detach())
 
+        def count():
+            self.model_calls += 1
+
         final = self._sampler.sample(
-            _CheckpointedGuider(self.guider),
-            self._sigmas,
+            _CheckpointedGuider(self.guider, count),
+            self._sigmas.clone(),  # uni_pc overwrites the last one
             dict(self._extra_args),
             collect,
             noise,
