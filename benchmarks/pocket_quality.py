@@ -49,6 +49,7 @@ def main() -> None:
                 world.negative,
                 empty,
                 disable_pbar=True,
+                seed=1000 * index + variant,
             )
             images = world.vae.decode(latent)
             for name, answers in world.right(images, letter).items():

@@ -96,10 +96,8 @@ def main() -> None:
         schedule.step()
         if step % 25 == 0:
             seconds = time.time() - began
-            print(
-                f"step {step} error {error:.4f} edges {edges:.4f} square {square:.2f} {seconds:.0f} s",
-                flush=True,
-            )
+            facts = f"error {error:.4f} edges {edges:.4f} square {square:.2f}"
+            print(f"step {step} {facts} {seconds:.0f} s", flush=True)
         if step % 100 == 99:
             progress.save(step + 1, model, optimizer, schedule)
     model.eval()

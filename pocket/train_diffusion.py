@@ -24,7 +24,7 @@ from .initialise import initialise, start_as_identity
 import comfy.sd
 from seedselect_core import pocket
 
-BATCH, EMA_DECAY = 96, 0.999
+BATCH, EMA_DECAY = 64, 0.999
 PICTURES = 60_000
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=["latents", "unet", "picture"])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5600)
     parser.add_argument("--minutes", type=float, default=180)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

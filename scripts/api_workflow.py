@@ -85,10 +85,11 @@ def _widget_values(node: dict, object_info: dict) -> dict:
             options = options[0] if options else {}
             if not (isinstance(kind, list) or kind in WIDGETS) or options.get("forceInput"):
                 continue
-            named[name] = next(values)
+            # A workflow saved before the node got an input lacks its value.
+            named[name] = next(values, options.get("default"))
             # The page adds a widget of its own: fixed, increment, decrement or randomize.
             if options.get("control_after_generate", kind == "INT" and name in SEEDS):
-                next(values)
+                next(values, None)
     return named
 
 

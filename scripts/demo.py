@@ -4,8 +4,8 @@ usage: python3 scripts/host.py demo [--output demo_output]
 
 Starts the host headless, queues workflows/pocket_demo.json over its HTTP API for the four letters
 seen in the fewest fonts, eight seeds each, and writes into the output folder: `before/` and
-`after/` (64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where both judges
-read the letter) and `report.json`.
+`after/` (64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where
+both judges read the letter) and `report.json`.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def write(output: Path, rows: list[dict], seconds: float) -> None:
             "semantic_loss_before": sum(row["account"]["first_semantic"]) / SEEDS,
             "semantic_loss_after": sum(row["account"]["semantic"]) / SEEDS,
             "seconds": round(row["seconds"], 1),
-            "model_evaluations": row["account"]["model_evaluations"],
+            "model_evaluations": row["account"]["evaluations"],
         }
         for row in rows
     ]

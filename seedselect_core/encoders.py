@@ -14,8 +14,6 @@ code in two places where the latter has none:
   towards the range, and is zero (as it truly is) where the step would push it further out.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import SeedSelectError
+from .host.layer_norms import layer_norms_keep_their_input
 
 
 class ImageEncoder(Protocol):
@@ -84,27 +83,6 @@ def _normalise(image: torch.Tensor, mean: list[float], std: list[float]) -> torc
     return (image - mean) / std
 
 
-@contextmanager
-def _layer_norms_keep_their_input(model: torch.nn.Module) -> Iterator[None]:
-    """Let CLIPLayer's `x += attention(layer_norm1(x))` run under autograd.
-
-    The layer norm saves x for its backward pass and the addition then overwrites it, which
-    autograd refuses. For the length of the call each layer norm gets a copy; values are the same.
-    """
-    norms = [
-        norm
-        for layer in model.modules()
-        if isinstance(layer, comfy.clip_model.CLIPLayer)
-        for norm in (layer.layer_norm1, layer.layer_norm2)
-    ]
-    handles = [n.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for n in norms]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class ClipVisionEncoder:
     """The host's CLIP_VISION of any kind: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3.
 
@@ -151,7 +129,7 @@ class ClipVisionEncoder:
         pixels = self.preprocess(images.to(self.clip_vision.load_device))
         if pixels.dtype != torch.float64:  # float64 is for checking gradients; the host has none
             pixels = pixels.float()
-        with _layer_norms_keep_their_input(self.clip_vision.model):
+        with layer_norms_keep_their_input(self.clip_vision.model):
             embeddings = self.clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2]
         if embeddings is None or embeddings.ndim not in (2, 3):
             raise SeedSelectError(

@@ -56,6 +56,7 @@ def optimize_seed(
         SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
     require_proven(sampling.sampler_name)
+    _require_steady_hooks(positive, negative)
     codec = VaeCodec(vae)
     samples = comfy.sample.fix_empty_latent_channels(
         model,
@@ -111,7 +112,7 @@ def optimize_seed(
     except BaseException as error:
         if search.best is not None and on_unfinished is not None:
             on_unfinished(_seed(search, model, sampling))
-        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
+        if comfy.model_management.is_oom(error):
             raise SeedSelectError(
                 "SeedSelect: out of memory. Lower the batch of 'Empty Latent Image' (seeds are "
                 "optimized side by side), then its size, or start ComfyUI with --lowvram. The best "
@@ -189,6 +190,7 @@ def _seed(search: Search, model, sampling: SamplingSettings) -> Seed:
         best.semantic.tolist(),
         best.first_semantic.tolist(),
         best.total.tolist(),
+        search.history.evaluations,
     )
 
 
@@ -199,6 +201,18 @@ def _one_for_all(cond: list) -> bool:
     return not any(
         key in cond[1] for key in ("control", "concat_latent_image", "reference_latents")
     )
+
+
+def _require_steady_hooks(positive: list, negative: list) -> None:
+    for name, conditioning in (("positive", positive), ("negative", negative)):
+        for _, extra in conditioning:
+            hooks = extra.get("hooks")
+            # The host counts keyframes forwards; the backward pass walks the steps back.
+            if hooks is not None and any(not h.hook_keyframe.is_empty() for h in hooks.hooks):
+                raise SeedSelectError(
+                    f"{name}: hooks whose strength changes over the steps (Set Hook Keyframes) are "
+                    "not supported yet. Disconnect the keyframes, or give the hook one strength."
+                )
 
 
 def _require_fit(model, vae, samples: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ class SeedHistory:
     semantic: list[list[float]] = field(default_factory=list)
     appearance: list[list[float]] = field(default_factory=list)
     norm: list[list[float]] = field(default_factory=list)
-    model_calls: int = 0  # of the diffusion model, those in the backward pass included
+    evaluations: int = 0  # of the guider, one for each picture, recomputed ones included
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, values in losses.items():
@@ -88,16 +88,19 @@ class Search:
     def __init__(self, objective: Objective, settings: Settings, on_progress, draw, separable):
         self.objective, self.settings = objective, settings
         self.on_progress, self.draw, self.separable = on_progress, draw, separable
+        self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory()
         self.best: Best | None = None
         self.iteration = 0
 
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
-        # Further runs of the chain: of the last noise, and of the best ones that are returned.
-        self.done, self.planned = 0, chain.steps * (s.candidates + s.iterations + 2)
-        self._choose_start(chain, noise)
-        noise = self.best.noise.to(noise.device, copy=True).requires_grad_()
+        self.seeds = len(noise)
+        # Runs of the chain: to choose the start, a gradient each, the last noise, the best ones.
+        starts = 0 if self._starts_with_a_gradient() else s.candidates
+        runs = starts + s.iterations + (s.iterations > 0) + 1
+        self.done, self.planned = 0, chain.steps * runs
+        noise = self._choose_start(chain, noise).clone().requires_grad_()
         if s.optimizer == "adamw":
             descent = torch.optim.AdamW([noise], s.learning_rate)
         else:
@@ -107,29 +110,39 @@ class Search:
             rows = self._unfinished()
             if len(rows) == 0 or (s.patience and stale >= s.patience):
                 break
-            before = self.best.total.clone()
+            before = self.best.total.clone() if self.best else None
             noise.grad = self._gradient(chain, noise, rows)
             for group in descent.param_groups:
                 group["lr"] = s.rate(self.iteration)
             descent.step()
-            if self.iteration > 0:  # the first gradient is taken where the search starts
-                stale = 0 if (self.best.total < before).any() else stale + 1
-        self._evaluate(chain, noise.detach(), self._unfinished())
+            improved = before is None or (self.best.total < before).any()
+            # The first gradient is taken where the search starts, and so betters nothing.
+            stale = 0 if improved or self.iteration == 0 else stale + 1
+        if s.iterations > 0:
+            self._evaluate(chain, noise.detach(), self._unfinished())
         # The whole batch once more: what is returned is what the stock sampler makes of it.
         with torch.no_grad():
             final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
-        self.history.model_calls = chain.model_calls
         return final.detach()
 
-    def _choose_start(self, chain: Chain, noise: torch.Tensor) -> None:
+    def _starts_with_a_gradient(self) -> bool:
+        return self.settings.candidates == 1 and self.settings.iterations > 0
+
+    def _choose_start(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        """The best of the candidates for every seed; not evaluated if the first gradient is."""
+        if self._starts_with_a_gradient():
+            return noise
         rows = torch.arange(len(noise))
         for candidate in range(self.settings.candidates):
             drawn = noise if candidate == 0 else self.draw(candidate).to(noise)
             self._evaluate(chain, drawn, rows)
+        return self.best.noise.to(noise.device)
 
     def _unfinished(self) -> torch.Tensor:
         """Seeds still to be optimized; all or none where the batch cannot be split."""
-        unfinished = self.best.semantic > self.settings.target
+        if self.best is None:
+            return torch.arange(self.seeds)
+        unfinished = self.best.semantic > self.threshold
         if not self.separable and unfinished.any():
             unfinished[:] = True
         return unfinished.nonzero().flatten()
@@ -137,6 +150,7 @@ class Search:
     def _run(self, chain: Chain, noise: torch.Tensor, keep: int) -> list[torch.Tensor]:
         def stepped(step, prediction):
             self.done += 1
+            self.history.evaluations = chain.evaluations
             self._report(False)
 
         return chain(noise, keep=keep, on_step=stepped)
@@ -197,7 +211,7 @@ class Search:
 
     def _report(self, new_best: bool) -> None:
         if self.on_progress is not None:
-            reached = int((self.best.semantic <= self.settings.target).sum()) if self.best else 0
+            reached = int((self.best.semantic <= self.threshold).sum()) if self.best else 0
             self.on_progress(
                 Progress(self.done, self.planned, self.iteration, self.best, reached, new_best)
             )

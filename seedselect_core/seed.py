@@ -34,14 +34,15 @@ class SamplingSettings:
     def __post_init__(self):
         rules = [
             (type(self.steps) is int and 1 <= self.steps <= 10_000, "steps"),
-            (isinstance(self.cfg, float | int) and 0 <= self.cfg <= 100, "cfg"),
+            (type(self.cfg) in (int, float) and 0 <= self.cfg <= 100, "cfg"),
             (self.sampler_name in comfy.samplers.SAMPLER_NAMES, "sampler_name"),
             (self.scheduler in comfy.samplers.SCHEDULER_NAMES, "scheduler"),
             (type(self.seed) is int and 0 <= self.seed < 2**64, "seed"),
         ]
         for holds, name in rules:
             if not holds:
-                raise SeedSelectError(f"{name}: '{getattr(self, name)}' is not possible here.")
+                value = str(getattr(self, name))[:60]
+                raise SeedSelectError(f"{name}: '{value}' is not possible here.")
 
     def override(self, **changes) -> "SamplingSettings":
         """A copy with those of ``changes`` that are not None."""
@@ -58,6 +59,8 @@ class Seed:
         latent_format: name of the host's latent format class of the model, such as "SDXL".
         semantic, first_semantic: semantic loss of each picture, optimized and as it was at first.
         total: the whole loss of each picture.
+        evaluations: what it cost: predictions by the guider, one for each picture, those that the
+            backward pass makes again included.
     """
 
     noise: torch.Tensor
@@ -66,6 +69,7 @@ class Seed:
     semantic: list[float] = field(default_factory=list)
     first_semantic: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
+    evaluations: int = 0
 
     def require_fit(self, model, samples: torch.Tensor | None) -> None:
         """Raise `SeedSelectError` where this noise was made for another model or size."""
@@ -134,15 +138,18 @@ def load_seed(path: Path) -> Seed:
                 )
             noise = file.get_tensor("noise")
         facts = json.loads(text)
-    except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
-        raise SeedSelectError(
-            f"seed file: '{path.name}' cannot be read as a seed ({error})."
-        ) from error
+    except SeedSelectError:
+        raise
+    # ValueError: no JSON, or a number of too many digits.
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise SeedSelectError(f"seed file: '{path.name}' cannot be read as a seed.") from error
     return _checked(path.name, noise, facts)
 
 
 def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or type(facts.get("format")) is not int:
+        raise SeedSelectError(f"seed file: '{name}' is not a SeedSelect seed.")
+    if facts["format"] != FORMAT:
         raise SeedSelectError(
             f"seed file: '{name}' has a format that this version cannot read. Update the node pack."
         )
@@ -156,9 +163,14 @@ def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
     numbers = all(
         isinstance(values, list)
         and len(values) in (0, len(noise))
-        and all(isinstance(v, float | int) for v in values)
+        and all(type(v) in (int, float) and abs(v) < 1e9 for v in values)
         for values in losses.values()
     )
     if not numbers or not isinstance(latent_format, str) or len(latent_format) > 100:
         raise SeedSelectError(f"seed file: '{name}' holds fields that no seed has.")
-    return Seed(noise, SamplingSettings(**sampling), latent_format, **losses)
+    evaluations = facts.get("evaluations")
+    if type(evaluations) is not int or evaluations < 0:
+        raise SeedSelectError(f"seed file: '{name}' does not tell what it cost.")
+    return Seed(
+        noise, SamplingSettings(**sampling), latent_format, **losses, evaluations=evaluations
+    )

@@ -25,7 +25,8 @@ class Settings:
         views: under how many slight transformations the encoder compares each picture; 1 is the
             picture alone.
         candidates: draws of the initial noise per seed of which the best starts the descent.
-        target: a seed whose semantic loss is at most this is done; 0 for never.
+        target: a seed is done when its semantic loss is at most this times the references' own
+            (`Targets.spread`): at 1 it is as near to the centroid as they are. 0 for never.
         patience: stop after so many iterations without any seed improving; 0 for never.
     """
 
@@ -62,9 +63,12 @@ class Settings:
                 "such that semantic or appearance counts",
             ),
             (
-                len(self.step_weights) >= 1 and abs(sum(self.step_weights) - 1) < 1e-3,
+                abs(sum(self.step_weights) - 1) < 1e-3
+                and min(self.step_weights) >= 0
+                # A chain shorter than the weights is left with the last of them.
+                and self.step_weights[-1] > 0,
                 "step_weights",
-                "at least one number, summing to 1",
+                "numbers of 0 or more that sum to 1, the last greater than 0",
             ),
         ]
         for holds, name, rule in checks:

@@ -19,8 +19,7 @@ class Targets:
         semantic: unit vector [D], the centroid of the references' embeddings.
         appearance: [C, h, w], the mean of their latents in the model's scaled latent space.
         views: [V, 2, 3], under which pictures are compared, see `seedselect_core.views`.
-        spread: mean semantic loss of the references themselves; no picture should be expected to
-            come much nearer to the centroid than they do.
+        spread: mean semantic loss of the references themselves.
     """
 
     semantic: torch.Tensor

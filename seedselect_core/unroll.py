@@ -1,9 +1,9 @@
 """From noise to denoised latent with exact gradients, through the host's own guider and sampler.
 
-The chain x_T -> x_{T-1} -> ... -> x_0 is the host's sampler itself. Each model call is a checkpoint:
-its activations are thrown away and computed again in the backward pass, so that only a few latents
-a step are kept and activation memory does not depend on the number of steps (Chen et al. 2016,
-arXiv 1604.06174). Checkpoints are of the non-reentrant kind, because some samplers read
+The chain x_T -> x_{T-1} -> ... -> x_0 is the host's sampler itself. Each model call is a
+checkpoint: its activations are thrown away and computed again in the backward pass, so that only a
+few latents a step are kept and activation memory does not depend on the number of steps (Chen et
+al. 2016, arXiv 1604.06174). Checkpoints are of the non-reentrant kind, because some samplers read
 intermediate predictions beside the model's return value, and a reentrant one would lose that path.
 """
 
@@ -20,12 +20,13 @@ from .errors import SeedSelectError
 from .host.borrowed_weights import borrowed_weights, ordinary_view, ordinary_views
 from .host.differentiable_samplers import differentiable_samplers, without_no_grad
 from .host.modes import gradients_enabled, steady_memory
+from .host.steady_weights import steady_weights
 
 
 class _CheckpointedGuider:
     """A guider whose every prediction is recomputed in the backward pass."""
 
-    def __init__(self, guider: comfy.samplers.CFGGuider, on_call: Callable[[], None]):
+    def __init__(self, guider: comfy.samplers.CFGGuider, on_call: Callable[[int], None]):
         self._guider, self._on_call = guider, on_call
 
     def __getattr__(self, name: str):
@@ -35,7 +36,7 @@ class _CheckpointedGuider:
         def predict(x, timestep):
             # Also in the recomputation: Cancel must not wait for a whole backward pass.
             comfy.model_management.throw_exception_if_processing_interrupted()
-            self._on_call()
+            self._on_call(len(x))
             return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
         if not torch.is_grad_enabled():
@@ -48,12 +49,13 @@ class Chain:
 
     Attributes:
         steps: denoising steps.
-        model_calls: predictions made so far, those of the backward pass included.
+        evaluations: predictions made so far, one for each picture, those that the backward pass
+            makes again included.
     """
 
     def __init__(self, guider, sampler, sigmas, extra_args, latent_image, denoise_mask):
         self.guider = guider
-        self.steps, self.model_calls = len(sigmas) - 1, 0
+        self.steps, self.evaluations = len(sigmas) - 1, 0
         self._sampler, self._sigmas, self._extra_args = sampler, sigmas, extra_args
         self._latent_image, self._denoise_mask = latent_image, denoise_mask
 
@@ -83,8 +85,8 @@ class Chain:
             if on_step is not None:
                 on_step(step, prediction.detach())
 
-        def count():
-            self.model_calls += 1
+        def count(pictures):
+            self.evaluations += pictures
 
         final = self._sampler.sample(
             _CheckpointedGuider(self.guider, count),
@@ -127,6 +129,7 @@ class _Unrolled(comfy.samplers.Sampler):
             gradients_enabled(),
             steady_memory(),
             differentiable_samplers(),
+            steady_weights(),
             borrowed_weights(*modules.values()),
         ):
             try:
@@ -159,15 +162,16 @@ def unrolled_sampling(
     """Run ``search`` where the guider would sample, with gradients on and weights lent to autograd.
 
     Args:
-        guider: the host's guider, conditionings set. Its model, hooks and ControlNets are loaded and
-            cleaned up by the host itself.
+        guider: the host's guider, conditionings set. Its model, hooks and ControlNets are loaded
+            and cleaned up by the host itself.
         sampler: the host's sampler object, as `comfy.samplers.sampler_object` makes it.
         sigmas: [steps + 1], descending.
         noise: [B, C, h, w], unit Gaussian.
         latent_image: [B, C, h, w]; zeros for text to image.
         search: gets the `Chain` and the noise on the model's device, and returns the final latent
             in the model's scaled latent space.
-        patchers: further models that the search calls (encoders), loaded beside the diffusion model.
+        patchers: further models that the search calls (encoders), loaded beside the diffusion
+            model.
         noise_mask: the LATENT's noise mask, for inpainting.
         seed: for samplers that add noise on the way.
 

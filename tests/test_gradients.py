@@ -22,7 +22,7 @@ from seedselect_core.targets import build_targets
 from seedselect_core.unroll import unrolled_sampling
 
 H, TOLERANCE = 1e-4, 1e-6
-STEPS = 5  # enough for the third order of uni_pc and its last step of lower order
+STEPS = 4  # enough for the third order of uni_pc
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def models():
 
 
 @torch.inference_mode()
-def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=2, **latents):
+def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=1, **latents):
     """Run ``search(chain, noise)``, with the noise in float64, where the host's guider samples."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(
@@ -50,7 +50,7 @@ def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=2,
         unrolled_sampling(
             guider,
             comfy.samplers.sampler_object(sampler),
-            ksampler.sigmas,
+            ksampler.sigmas.double(),
             tiny.normal(*samples.shape, seed=7),
             samples,
             recorded,
@@ -94,7 +94,7 @@ def probed(chain, keep: int):
 @pytest.mark.parametrize("sampler", PROVEN)
 def test_gradient_of_every_sampler(models, sampler, prediction):
     def search(chain, noise):
-        return relative_errors(probed(chain, keep=3), noise, directions=3)
+        return relative_errors(probed(chain, keep=3), noise, directions=2)
 
     errors = within(models[prediction], search, sampler)
     print(f"relative error: {max(errors):.1e}")
@@ -106,7 +106,7 @@ def test_gradient_with_every_scheduler(models, scheduler):
     def search(chain, noise):
         return relative_errors(probed(chain, keep=1), noise, directions=1)
 
-    assert max(within(models["EPS"], search, scheduler=scheduler, batch=1)) < TOLERANCE
+    assert max(within(models["EPS"], search, scheduler=scheduler)) < TOLERANCE
 
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim"])
@@ -123,16 +123,24 @@ def test_gradient_of_inpainting(models, sampler):
     assert max(errors) < TOLERANCE
 
 
-def test_gradient_of_the_whole_objective(models, monkeypatch):
+@pytest.mark.parametrize("views", [1, 3])
+def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     """Through VAE, CLIP vision, appearance and norm prior, on three weighted denoising steps."""
     graph = tiny.Graph(model=models["EPS"], latent=tiny.latent(2))
-    settings = Settings(appearance_weight=1.0, norm_weight=0.5, step_weights=(0.05, 0.25, 0.7))
+    settings = Settings(
+        semantic_weight=10.0,
+        appearance_weight=1.0,
+        norm_weight=0.5,
+        step_weights=(0.05, 0.25, 0.7),
+    )
     codec = VaeCodec(graph.vae)
     with torch.inference_mode():
         base = graph.model.model
         targets = build_targets(
-            graph.references, graph.encoder, codec, base.process_latent_in, 16, 16
+            graph.references, graph.encoder, codec, base.process_latent_in, 16, 16, views
         )
+        # Less contrast: clipping would make the gradient one-sided, which it is meant to be.
+        graph.vae.first_stage_model.decoder.conv_out.weight.mul_(0.3)
     graph.vae.first_stage_model.double()
     graph.vae.vae_dtype = torch.float64
     graph.encoder.clip_vision.model.double()
@@ -144,11 +152,10 @@ def test_gradient_of_the_whole_objective(models, monkeypatch):
     def search(chain, noise):
         def value(z):
             losses = objective(z, chain(z, keep=3))
-            # Clipping would make the gradient one-sided on purpose; these pictures need none.
             assert 0 < losses.images.min() and losses.images.max() < 1
             return losses.total.sum()
 
-        return relative_errors(value, noise, directions=3)
+        return relative_errors(value, noise, directions=2)
 
     patchers = [graph.vae.patcher, graph.encoder.patcher]
     assert max(within(graph.model, search, patchers=patchers)) < TOLERANCE

@@ -13,12 +13,12 @@ import torch
 
 
 def ordinary_view(tensor: torch.Tensor) -> torch.Tensor:
-    """An ordinary tensor over the memory of ``tensor``; the tensor itself if it already is one.
+    """An ordinary tensor over the memory of ``tensor``, without its gradient history.
 
-    Must be called outside inference mode, or the view is an inference tensor again.
+    Must be called outside inference mode, or the view is an inference tensor again. Whether
+    ``tensor`` says that it is an inference tensor is not asked: a module moved to another device or
+    type outside inference mode has parameters that deny it and still count no versions.
     """
-    if type(tensor) is torch.Tensor and not tensor.is_inference():
-        return tensor
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return tensor  # a quantised tensor has no single storage; its layer dequantises it
     view = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
@@ -28,10 +28,10 @@ def ordinary_view(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def ordinary_views(value):
-    """``value`` with every inference tensor in its dicts, lists, tuples and host conditions viewed.
+    """``value`` with every tensor in its dicts, lists, tuples and host conditions viewed.
 
-    Containers are rebuilt, other objects are left alone; conditions (``comfy.conds``) are rebuilt by
-    their own copy constructor.
+    Containers are rebuilt, other objects are left alone; conditions (``comfy.conds``) are rebuilt
+    by their own copy constructor.
     """
     if isinstance(value, torch.Tensor):
         return ordinary_view(value)
@@ -60,8 +60,8 @@ def borrowed_weights(*modules: torch.nn.Module) -> Iterator[None]:
                         continue
                     originals.append((part._parameters, name, parameter))
                     view = ordinary_view(parameter)
-                    if view is not parameter or parameter.requires_grad:
-                        view = torch.nn.Parameter(ordinary_view(parameter.detach()), False)
+                    if view is not parameter:
+                        view = torch.nn.Parameter(view, requires_grad=False)
                     part._parameters[name] = view
                 for name, buffer in part._buffers.items():
                     if buffer is not None:

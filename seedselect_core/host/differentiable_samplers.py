@@ -1,7 +1,7 @@
 """The host's own samplers, with the ``torch.no_grad()`` that decorates them taken off.
 
-``functools.wraps`` keeps the plain function as ``__wrapped__``. A sampler may call further decorated
-functions of its module, so for the length of the run every one of them is unwrapped.
+``functools.wraps`` keeps the plain function as ``__wrapped__``. A sampler may call further
+decorated functions of its module, so for the length of the run every one of them is unwrapped.
 """
 
 import contextlib

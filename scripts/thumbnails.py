@@ -1,0 +1,74 @@
+"""Draw the thumbnails of the workflows: part of each graph as the web page shows it.
+
+usage: PYTHON scripts/thumbnails.py [NAME ..]      (PYTHON: the host's; see host.py)
+
+The pocket workflow is run first, so that its pictures are on it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import host
+from comfy_client import ComfyClient
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+SIZE, SIDE = 960, 480
+RUNS = ("pocket_demo",)
+# Titles of the groups that a thumbnail shows, from left to right.
+AREAS = {"pocket_demo": ("Before", "After")}
+DEFAULT_AREA = ("Prompt", "SeedSelect")
+
+FRAME = """titles => {
+    const groups = app.graph.groups.filter(g => titles.some(title => g.title.startsWith(title)));
+    const left = Math.min(...groups.map(g => g.pos[0])), top = Math.min(...groups.map(g => g.pos[1]));
+    const right = Math.max(...groups.map(g => g.pos[0] + g.size[0]));
+    const box = app.canvas.canvas.getBoundingClientRect();
+    const scale = SIZE / (right - left);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [(320 - box.left) / scale - left, (80 - box.top) / scale - top];
+    app.canvas.setDirty(true, true);
+}""".replace("SIZE", str(SIZE))
+ALL_SHOWN = """() => app.graph.nodes.filter(node => node.type == "SaveImage").every(
+    node => node.imgs?.length && node.imgs.every(image => image.complete && image.naturalWidth))"""
+
+
+def main(names: list[str]) -> int:
+    browser_program = host.find_browser()
+    if browser_program is None:
+        print(host.BROWSER_HELP, file=sys.stderr)
+        return 1
+    with host.server(["--cpu"]) as server, sync_playwright() as play:
+        ComfyClient(server.url).post("settings", {"Comfy.TutorialCompleted": True})
+        browser = play.chromium.launch(executable_path=browser_program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 320 + SIZE + 320, "height": 80 + SIZE + 120})
+        page.goto(server.url)
+        page.wait_for_function("window.app?.extensionManager", timeout=120_000)
+        for name in names or [path.stem for path in sorted(WORKFLOWS.glob("*.json"))]:
+            graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+            page.evaluate("graph => app.loadGraphData(graph)", graph)
+            page.wait_for_timeout(2000)
+            if name in RUNS:
+                page.get_by_test_id("queue-button").click()
+                page.wait_for_function(ALL_SHOWN, timeout=600_000)
+            # Only the graph: no menus and dialogs over it.
+            page.add_style_tag(content="body * { visibility: hidden }")
+            page.add_style_tag(content="canvas, .dom-widget, .dom-widget * { visibility: visible }")
+            page.evaluate(FRAME, list(AREAS.get(name, DEFAULT_AREA)))
+            page.wait_for_timeout(1500)
+            clip = {"x": 320, "y": 80, "width": SIZE, "height": SIZE}
+            shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            shot.resize((SIDE, SIDE), Image.LANCZOS).save(WORKFLOWS / f"{name}.jpg", quality=85)
+            page.reload()
+            page.wait_for_function("window.app?.extensionManager", timeout=120_000)
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
