@@ -20,13 +20,14 @@ from playwright.sync_api import sync_playwright
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIZE, SIDE = 960, 480
 RUNS = ("pocket_demo",)
-# Titles of the groups that a thumbnail shows, from left to right.
-AREAS = {"pocket_demo": ("Before", "After")}
-DEFAULT_AREA = ("Prompt", "SeedSelect")
+# Groups whose width a thumbnail shows, and how far below their upper edge it begins.
+AREAS = {"pocket_demo": (["Before", "After"], 360)}
+DEFAULT_AREA = (["Prompt", "SeedSelect"], 0)
 
-FRAME = """titles => {
+FRAME = """([titles, below]) => {
     const groups = app.graph.groups.filter(g => titles.some(title => g.title.startsWith(title)));
-    const left = Math.min(...groups.map(g => g.pos[0])), top = Math.min(...groups.map(g => g.pos[1]));
+    const left = Math.min(...groups.map(g => g.pos[0]));
+    const top = Math.min(...groups.map(g => g.pos[1])) + below;
     const right = Math.max(...groups.map(g => g.pos[0] + g.size[0]));
     const box = app.canvas.canvas.getBoundingClientRect();
     const scale = SIZE / (right - left);
@@ -46,12 +47,15 @@ def main(names: list[str]) -> int:
     with host.server(["--cpu"]) as server, sync_playwright() as play:
         ComfyClient(server.url).post("settings", {"Comfy.TutorialCompleted": True})
         browser = play.chromium.launch(executable_path=browser_program, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 320 + SIZE + 320, "height": 80 + SIZE + 120})
-        page.goto(server.url)
-        page.wait_for_function("window.app?.extensionManager", timeout=120_000)
         for name in names or [path.stem for path in sorted(WORKFLOWS.glob("*.json"))]:
+            page = browser.new_page(viewport={"width": 320 + SIZE + 320, "height": 80 + SIZE + 120})
+            page.goto(server.url, timeout=120_000)
+            page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0", timeout=120_000)
             graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
             page.evaluate("graph => app.loadGraphData(graph)", graph)
+            page.wait_for_function(
+                "count => app.graph.nodes.length == count", arg=len(graph["nodes"])
+            )
             page.wait_for_timeout(2000)
             if name in RUNS:
                 page.get_by_test_id("queue-button").click()
@@ -64,8 +68,7 @@ def main(names: list[str]) -> int:
             clip = {"x": 320, "y": 80, "width": SIZE, "height": SIZE}
             shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
             shot.resize((SIDE, SIDE), Image.LANCZOS).save(WORKFLOWS / f"{name}.jpg", quality=85)
-            page.reload()
-            page.wait_for_function("window.app?.extensionManager", timeout=120_000)
+            page.close()
         browser.close()
     return 0
 

@@ -34,8 +34,6 @@ class _CheckpointedGuider:
 
     def __call__(self, x, timestep, model_options=None, seed=None):
         def predict(x, timestep):
-            # Also in the recomputation: Cancel must not wait for a whole backward pass.
-            comfy.model_management.throw_exception_if_processing_interrupted()
             self._on_call(len(x))
             return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
@@ -90,7 +88,7 @@ class Chain:
 
         final = self._sampler.sample(
             _CheckpointedGuider(self.guider, count),
-            self._sigmas.clone(),  # uni_pc overwrites the last one
+            self._sigmas,
             dict(self._extra_args),
             collect,
             noise,

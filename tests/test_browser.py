@@ -14,10 +14,11 @@ from playwright.sync_api import sync_playwright
 
 WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
 # Nothing outside this machine is looked up, let alone reached.
-SWITCHES = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-    "--disable-component-update --no-proxy-server"
-).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+SWITCHES = [
+    *"--no-sandbox --disable-gpu --no-first-run --no-proxy-server --disable-sync".split(),
+    *"--disable-background-networking --disable-component-update".split(),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
 # Texts of the dialogs with which the page reports nodes that it does not know.
 COMPLAINTS = ("Missing Node", "Some Nodes Are Missing", "Unsupported node")
 
@@ -58,13 +59,12 @@ def page(server, browser, errors):
             errors.append(message.text)
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", note)
-    page.goto(server.url)
-    page.wait_for_function(
-        "window.app?.extensionManager && !!window.LiteGraph?.registered_node_types.KSampler",
-        timeout=120_000,
-    )
+    page.goto(server.url, timeout=120_000)
+    # The graph that the page opens by itself: what comes later is not overwritten by it.
+    page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0", timeout=120_000)
     yield page
     page.close()
 
@@ -150,7 +150,8 @@ def test_pocket_workflow_runs_in_the_page(page):
         """() => {
             const nodes = app.graph.nodes.filter(node => node.type == "SaveImage");
             const loaded = image => image.complete && image.naturalWidth == 64;
-            return nodes.length == 2 && nodes.every(n => n.imgs?.length == 2 && n.imgs.every(loaded));
+            const full = node => node.imgs?.length == 2 && node.imgs.every(loaded);
+            return nodes.length == 2 && nodes.every(full);
         }""",
         timeout=120_000,
     )

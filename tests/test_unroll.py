@@ -205,10 +205,13 @@ class Broken(Exception):
 
 
 class Saboteur:
-    """Counts calls of the diffusion model and, at one of them, does something."""
+    """Counts calls of the diffusion model and, at one of them, does something.
+
+    `unchanged` samples once before the run, whose calls are not counted in ``at``.
+    """
 
     def __init__(self, graph, at: int, deed):
-        self.calls, self.recomputed, self.calls_after = 0, 0, None
+        self.calls, self.calls_after = -tiny.SAMPLING.steps, None
         self.at, self.deed = at, deed
         graph.model.set_model_unet_function_wrapper(self)
 
@@ -231,16 +234,8 @@ def fail():
 
 
 def run(graph, **more):
-    unfinished = []
     with torch.inference_mode():
-        optimize_seed(
-            **graph.inputs,
-            sampling=tiny.SAMPLING,
-            settings=tiny.SETTINGS,
-            on_unfinished=unfinished.append,
-            **more,
-        )
-    return unfinished
+        optimize_seed(**graph.inputs, sampling=tiny.SAMPLING, settings=tiny.SETTINGS, **more)
 
 
 # Three steps: calls 1 to 3 are the first recorded chain, 4 to 6 its recomputation in the backward
@@ -250,44 +245,28 @@ PLACES = {"first chain": 2, "backward pass": 5, "second iteration": 8, "last eva
 
 def test_nothing_changes_in_a_run():
     graph = tiny.Graph(latent=tiny.latent(2))
+    unfinished = []
     with unchanged(graph):
-        assert run(graph) == []
+        run(graph, on_unfinished=unfinished.append)
+    assert unfinished == []
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_changes_when_the_model_fails(place):
-    graph = tiny.Graph()
+    graph, unfinished = tiny.Graph(), []
     Saboteur(graph, PLACES[place], fail)
-    comfy_calls = graph.model.model_options["model_function_wrapper"]
-    comfy_calls.at += 3  # `unchanged` samples once before
-    with unchanged(graph):
-        unfinished = []
-        with pytest.raises(Broken), torch.inference_mode():
-            optimize_seed(
-                **graph.inputs,
-                sampling=tiny.SAMPLING,
-                settings=tiny.SETTINGS,
-                on_unfinished=unfinished.append,
-            )
+    with unchanged(graph), pytest.raises(Broken):
+        run(graph, on_unfinished=unfinished.append)
     assert len(unfinished) == (0 if place == "first chain" else 1)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_cancel_stops_within_a_step_and_keeps_the_best(place):
-    graph = tiny.Graph()
-    saboteur = Saboteur(graph, PLACES[place] + 3, interrupt)
-    unfinished = []
+    graph, unfinished = tiny.Graph(), []
+    saboteur = Saboteur(graph, PLACES[place], interrupt)
     with unchanged(graph):
-        with (
-            pytest.raises(comfy.model_management.InterruptProcessingException),
-            torch.inference_mode(),
-        ):
-            optimize_seed(
-                **graph.inputs,
-                sampling=tiny.SAMPLING,
-                settings=tiny.SETTINGS,
-                on_unfinished=unfinished.append,
-            )
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(graph, on_unfinished=unfinished.append)
         assert saboteur.calls_after == 0
         assert not comfy.model_management.processing_interrupted()
     if place == "first chain":
