@@ -9,8 +9,6 @@ Writes ``results/pocket_quality.json`` and ``.png`` (eight pictures a letter, co
 import argparse
 import json
 
-import comfy.sample
-import torch
 from pocket_world import (
     FONTS_SEEN,
     RESULTS,
@@ -20,6 +18,9 @@ from pocket_world import (
     colours_of,
     colours_right,
 )
+
+import comfy.sample
+import torch
 from torchvision.utils import save_image
 
 

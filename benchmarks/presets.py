@@ -9,8 +9,8 @@ the results. Writes ``results/presets.json``.
 import argparse
 import json
 import time
+from dataclasses import replace
 
-import torch
 from pocket_world import (
     RESULTS,
     SAMPLING,
@@ -20,26 +20,28 @@ from pocket_world import (
     letter_references,
 )
 
+import torch
+
 from seedselect_core.optimize import optimize_seed
 from seedselect_core.settings import PRESETS, Settings
 
+DEFAULT = PRESETS["default"]
 VARIANTS = {
-    "plain, no optimization": Settings(iterations=0),
-    "default": PRESETS["default"],
+    "plain, no optimization": replace(DEFAULT, iterations=0),
     "paper": PRESETS["paper"],
-    "best of 16": Settings(iterations=0, candidates=16),
-    "best of 64": Settings(iterations=0, candidates=64),
-    "20 iterations": Settings(iterations=20),
-    "20 iterations, lr 0.05": Settings(iterations=20, learning_rate=0.05),
-    "20 iterations, lr 0.2": Settings(iterations=20, learning_rate=0.2),
-    "20 iterations, lr 0.2, cosine": Settings(iterations=20, learning_rate=0.2, schedule="cosine"),
-    "20 iterations, no prior": Settings(iterations=20, norm_weight=0.0),
-    "20 iterations, strong prior": Settings(iterations=20, norm_weight=0.1),
-    "20 iterations, appearance 1": Settings(iterations=20, appearance_weight=1.0),
-    "20 iterations, last 3 steps": Settings(iterations=20, step_weights=(0.05, 0.25, 0.7)),
-    "4 candidates, 15 iterations": Settings(iterations=15, candidates=4),
-    "16 candidates, 10 iterations": Settings(iterations=10, candidates=16),
-    "sgd lr 5 clipped": Settings(iterations=20, optimizer="sgd", learning_rate=5.0, clip_norm=0.1),
+    "default": DEFAULT,
+    "one view": replace(DEFAULT, views=1),
+    "eight views": replace(DEFAULT, views=8),
+    "learning rate 0.1": replace(DEFAULT, learning_rate=0.1),
+    "learning rate 0.4": replace(DEFAULT, learning_rate=0.4),
+    "constant rate": replace(DEFAULT, schedule="constant"),
+    "appearance 1": replace(DEFAULT, appearance_weight=1.0),
+    "last three steps": replace(DEFAULT, step_weights=(0.05, 0.25, 0.7)),
+    "no norm prior": replace(DEFAULT, norm_weight=0.0),
+    "norm prior 0.01": replace(DEFAULT, norm_weight=0.01),
+    "8 candidates, 13 iterations": replace(DEFAULT, candidates=8, iterations=13),
+    "best of 60, no gradient": replace(DEFAULT, candidates=60, iterations=0),
+    "ReNO's SGD": replace(DEFAULT, optimizer="sgd", learning_rate=5.0, clip_norm=0.1),
 }
 
 

@@ -147,8 +147,9 @@ def picture(work: Path) -> None:
         text = prompt(letter, COLOURS[index % 10], COLOURS[(index + 3) % 10])
         positive = [[clip.encode_from_tokens(clip.tokenize(text)), {}]]
         noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(index))
+        empty = torch.zeros_like(noise)
         latent = comfy.sample.sample(
-            patcher, noise, 10, 3.0, "ddim", "normal", positive, negative, torch.zeros_like(noise)
+            patcher, noise, 10, 3.0, "ddim", "normal", positive, negative, empty, seed=index
         )
         rows.append(vae.decode(latent).movedim(-1, 1))
     save_image(torch.stack(rows, 1).flatten(0, 1), work / "unet.png", nrow=26)

@@ -85,7 +85,7 @@ def read_account(output: Path, shown: str) -> dict:
 
 
 def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dict[str, list[bool]]]:
-    """"Before" and "After", judge by judge: whether each picture is read as the letter."""
+    """ "Before" and "After", judge by judge: whether each picture is read as the letter."""
     import numpy as np
     import torch
 

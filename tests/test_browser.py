@@ -62,9 +62,9 @@ def page(server, browser, errors):
     page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", note)
-    page.goto(server.url, timeout=120_000)
+    page.goto(server.url, timeout=300_000)
     # The graph that the page opens by itself: what comes later is not overwritten by it.
-    page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0", timeout=120_000)
+    page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0", timeout=300_000)
     yield page
     page.close()
 

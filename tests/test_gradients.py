@@ -17,7 +17,6 @@ from seedselect_core.host.differentiable_samplers import PROVEN
 from seedselect_core.objective import Objective
 from seedselect_core.optimize import optimize_seed
 from seedselect_core.seed import SamplingSettings
-from seedselect_core.settings import Settings
 from seedselect_core.targets import build_targets
 from seedselect_core.unroll import unrolled_sampling
 
@@ -129,7 +128,7 @@ def test_gradient_of_inpainting(models, sampler):
 def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     """Through VAE, CLIP vision, appearance and norm prior, on three weighted denoising steps."""
     graph = tiny.Graph(model=models["EPS"], latent=tiny.latent(2))
-    settings = Settings(
+    settings = tiny.settings(
         semantic_weight=10.0,
         appearance_weight=1.0,
         norm_weight=0.5,

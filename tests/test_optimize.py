@@ -70,15 +70,15 @@ def far(*distances: float) -> torch.Tensor:
 def test_rates():
     published = PRESETS["paper"]
     assert [published.rate(i) for i in range(5)] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
-    assert Settings(learning_rate=0.3).rate(17) == 0.3
-    cosine = Settings(iterations=10, learning_rate=1.0, schedule="cosine")
+    assert tiny.settings(learning_rate=0.3).rate(17) == 0.3
+    cosine = tiny.settings(iterations=10, learning_rate=1.0, schedule="cosine")
     assert cosine.rate(0) == 1.0 and cosine.rate(5) == pytest.approx(0.55)
     assert cosine.rate(10) == pytest.approx(0.1)
 
 
 def test_the_rate_is_the_one_used():
     """With SGD from rest the first step is rate * (1 + momentum) * gradient."""
-    settings = Settings(iterations=1, learning_rate=0.1, optimizer="sgd", norm_weight=0.0)
+    settings = tiny.settings(iterations=1, learning_rate=0.1, optimizer="sgd", norm_weight=0.0)
     search, final, _ = climb(settings, far(2.0))
     gradient = 2 * 2.0 / 4
     assert final.flatten()[0].item() == pytest.approx(3.0 - 0.1 * 1.9 * gradient)
@@ -118,7 +118,7 @@ def test_impossible_settings(wrong):
 
 def test_the_best_is_kept_and_not_the_last():
     # So large a rate that every step leaps over the valley and lands higher.
-    settings = Settings(iterations=3, learning_rate=50.0, optimizer="sgd")
+    settings = tiny.settings(iterations=3, learning_rate=50.0, optimizer="sgd")
     search, final, _ = climb(settings, far(0.5, 1.0))
     assert torch.equal(final, far(0.5, 1.0))
     assert search.best.total.tolist() == [0.25, 1.0]
@@ -127,7 +127,7 @@ def test_the_best_is_kept_and_not_the_last():
 
 
 def test_every_seed_has_its_own_best():
-    settings = Settings(iterations=2, learning_rate=2.0, optimizer="sgd")
+    settings = tiny.settings(iterations=2, learning_rate=2.0, optimizer="sgd")
     batch, _, _ = climb(settings, far(0.5, 3.0, -1.0))
     for i, distance in enumerate((0.5, 3.0, -1.0)):
         alone, final, _ = climb(settings, far(distance))
@@ -137,7 +137,7 @@ def test_every_seed_has_its_own_best():
 
 
 def test_target_frees_seeds_and_ends_the_search():
-    settings = Settings(iterations=50, learning_rate=0.1, target=0.09, optimizer="adamw")
+    settings = tiny.settings(iterations=50, learning_rate=0.1, target=0.09, optimizer="adamw")
     search, _, hills = climb(settings, far(0.2, 0.5, 1.0))
     # The first is done at once, the others need about 2 and 7 steps of 0.1.
     assert hills.counts[0] == 3 and hills.counts[1] == 2 and 1 in hills.counts
@@ -148,7 +148,7 @@ def test_target_frees_seeds_and_ends_the_search():
 
 
 def test_seeds_that_cannot_be_separated_stay_together():
-    settings = Settings(iterations=50, learning_rate=0.1, target=0.09)
+    settings = tiny.settings(iterations=50, learning_rate=0.1, target=0.09)
     _, _, hills = climb(settings, far(0.2, 0.5, 1.0), separable=False)
     assert set(hills.counts) == {3} and len(hills.counts) < 15
 
@@ -156,40 +156,40 @@ def test_seeds_that_cannot_be_separated_stay_together():
 def test_target_is_relative_to_the_spread_of_the_references():
     hills = Hills()
     hills.spread = 0.01
-    search, _, _ = climb(Settings(iterations=2, target=0.5), far(0.2), hills)
+    search, _, _ = climb(tiny.settings(iterations=2, target=0.5), far(0.2), hills)
     assert search.iteration == 1  # 0.04 is not below 0.005
     assert search.threshold == pytest.approx(0.005)
 
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_ends_a_search_that_gets_nowhere(patience):
-    settings = Settings(iterations=40, learning_rate=50.0, optimizer="sgd", patience=patience)
+    settings = tiny.settings(iterations=40, learning_rate=50.0, optimizer="sgd", patience=patience)
     search, _, _ = climb(settings, far(0.5))
     # The gradient at the start, as many as the patience, and one evaluation after the last step.
     assert len(search.history.total) == 1 + patience + 1
 
 
 def test_patience_lets_a_search_go_on_that_gets_somewhere():
-    settings = Settings(iterations=12, learning_rate=0.01, patience=1)
+    settings = tiny.settings(iterations=12, learning_rate=0.01, patience=1)
     search, _, _ = climb(settings, far(0.5))
     assert len(search.history.total) == 13
 
 
 def test_candidates():
     draws = {1: far(0.1, 3.0), 2: far(2.0, 0.2)}
-    settings = Settings(iterations=0, candidates=3)
+    settings = tiny.settings(iterations=0, candidates=3)
     search, final, hills = climb(settings, far(1.0, 1.0), draw=draws.__getitem__)
     assert torch.equal(final, far(0.1, 0.2))
     assert search.best.first_semantic.tolist() == [1.0, 1.0]
     assert hills.counts == [2, 2, 2, 2]
     descended, _, _ = climb(
-        Settings(iterations=1, candidates=3), far(1.0, 1.0), draw=draws.__getitem__
+        tiny.settings(iterations=1, candidates=3), far(1.0, 1.0), draw=draws.__getitem__
     )
     assert (descended.best.total <= search.best.total).all()
 
 
 def test_gradients_are_clipped_seed_by_seed():
-    settings = Settings(iterations=1, learning_rate=1.0, optimizer="sgd", clip_norm=0.5)
+    settings = tiny.settings(iterations=1, learning_rate=1.0, optimizer="sgd", clip_norm=0.5)
     search, _, _ = climb(settings, far(0.1, 2.0))
     moved = (search.best.noise - far(0.1, 2.0)).flatten(1).norm(dim=1)
     # Four values whose gradient is half their distance: norms 0.1 and 2, the second is cut.
@@ -199,10 +199,10 @@ def test_gradients_are_clipped_seed_by_seed():
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(iterations=0),
-        Settings(iterations=3),
-        Settings(iterations=0, candidates=2),
-        Settings(iterations=2, candidates=3),
+        tiny.settings(iterations=0),
+        tiny.settings(iterations=3),
+        tiny.settings(iterations=0, candidates=2),
+        tiny.settings(iterations=2, candidates=3),
     ],
     ids=str,
 )
@@ -226,7 +226,7 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
         # The root has an endless slope at 0, times 0: the value is finite, the slope is not.
         return value * float("nan") if what == "loss" else value + (0 * noise.sum()).sqrt()
 
-    settings = Settings(iterations=5, learning_rate=0.01)
+    settings = tiny.settings(iterations=5, learning_rate=0.01)
     hills = Hills(loss)
     search = Search(hills, settings, None, None, True)
     chain = type("Chain", (), {"__call__": lambda _, *a, **k: hills.chain(*a, **k)})()
@@ -241,7 +241,7 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_loss_falls(optimizer):
-    settings = Settings(iterations=6, learning_rate=0.05, optimizer=optimizer)
+    settings = tiny.settings(iterations=6, learning_rate=0.05, optimizer=optimizer)
     seed, _, history = run(tiny.Graph(latent=tiny.latent(2)), settings=settings)
     assert all(a < 0.9 * b for a, b in zip(seed.semantic, seed.first_semantic, strict=True))
     assert len(history.total) == 7
@@ -251,7 +251,7 @@ def test_loss_falls(optimizer):
 
 def test_a_seed_does_not_depend_on_its_neighbours():
     # SGD, whose steps are as exact as the gradient: Adam's first is the sign of each value.
-    settings = Settings(2, 1.0, "sgd", step_weights=(0.3, 0.7))
+    settings = tiny.settings(learning_rate=1.0, optimizer="sgd", step_weights=(0.3, 0.7))
     batch, _, _ = run(tiny.Graph(latent=tiny.latent(3)), settings=settings)
     for i in range(3):
         # "batch_index" gives a single latent the noise of that place in the batch.
@@ -265,18 +265,18 @@ def test_a_seed_does_not_depend_on_its_neighbours():
 
 
 def test_no_iterations_return_the_noise_of_the_number():
-    seed, _, _ = run(settings=Settings(iterations=0))
+    seed, _, _ = run(settings=tiny.settings(iterations=0))
     expected = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(tiny.SAMPLING.seed))
     assert torch.equal(seed.noise, expected)
 
 
 def test_candidates_are_the_numbers_that_follow():
-    settings = Settings(iterations=0, candidates=4)
+    settings = tiny.settings(iterations=0, candidates=4)
     seed, _, _ = run(settings=settings)
     losses = {}
     for number in range(5, 9):
         single = SamplingSettings(3, 3.0, "euler", "normal", number)
-        alone, _, _ = run(sampling=single, settings=Settings(iterations=0))
+        alone, _, _ = run(sampling=single, settings=tiny.settings(iterations=0))
         losses[number] = (alone.total[0], alone.noise)
     best = min(losses, key=lambda n: losses[n][0])
     assert best != 5  # or this test would say nothing

@@ -14,7 +14,6 @@ from seedselect_core.host.differentiable_samplers import PROVEN
 from seedselect_core.objective import Objective
 from seedselect_core.optimize import optimize_seed, sample_from_seed
 from seedselect_core.seed import SamplingSettings
-from seedselect_core.settings import Settings
 from seedselect_core.unroll import unrolled_sampling
 
 
@@ -382,6 +381,6 @@ def test_settings_with_fewer_steps_than_weights():
         seed, _, _ = optimize_seed(
             **graph.inputs,
             sampling=SamplingSettings(2, 3.0, "euler", "normal", 5),
-            settings=Settings(iterations=1, step_weights=(0.05, 0.25, 0.7)),
+            settings=tiny.settings(iterations=1, step_weights=(0.05, 0.25, 0.7)),
         )
     assert seed.semantic[0] <= seed.first_semantic[0] + 1e-6

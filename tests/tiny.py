@@ -150,7 +150,31 @@ def references() -> ReferenceSet:
 
 
 SAMPLING = SamplingSettings(steps=3, cfg=3.0, sampler_name="euler", scheduler="normal", seed=5)
-SETTINGS = Settings(iterations=2, learning_rate=0.05, step_weights=(1.0,))
+
+
+def settings(**changes) -> Settings:
+    """Plain ones, whatever the defaults are."""
+    return Settings(
+        **{
+            "iterations": 2,
+            "learning_rate": 0.05,
+            "optimizer": "adamw",
+            "schedule": "constant",
+            "clip_norm": 0.0,
+            "semantic_weight": 10.0,
+            "appearance_weight": 0.0,
+            "norm_weight": 0.01,
+            "step_weights": (1.0,),
+            "views": 1,
+            "candidates": 1,
+            "target": 0.0,
+            "patience": 0,
+        }
+        | changes
+    )
+
+
+SETTINGS = settings()
 
 
 class Graph:

@@ -13,6 +13,7 @@ import comfy.k_diffusion.sampling
 import comfy.samplers
 
 from ..errors import SeedSelectError
+from .borrowed_weights import ordinary_view
 
 # Those whose gradient is proven against central differences in tests/test_gradients.py.
 PROVEN = (
@@ -56,6 +57,13 @@ def differentiable_samplers() -> Iterator[None]:
 
 def without_no_grad(sampler: comfy.samplers.KSAMPLER) -> comfy.samplers.KSAMPLER:
     """A copy of ``sampler`` whose function records gradients."""
+    plain = inspect.unwrap(sampler.sampler_function)
+
+    def function(model, noise, sigmas, **options):
+        # uni_pc writes to the last sigma after the first was saved for the backward pass. The view
+        # is of the same memory, as the host relies on, but autograd counts its changes apart.
+        return plain(model, noise, ordinary_view(sigmas), **options)
+
     bare = copy.copy(sampler)
-    bare.sampler_function = inspect.unwrap(sampler.sampler_function)
+    bare.sampler_function = function
     return bare
