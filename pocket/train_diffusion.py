@@ -1,7 +1,7 @@
 """Stage 3: the diffusion model, on the long tail.
 
 python -m pocket.train_diffusion latents --work WORK [--threads 1]
-python -m pocket.train_diffusion unet --work WORK [--minutes 45]
+python -m pocket.train_diffusion unet --work WORK [--minutes 60]
 
 The first command draws pictures in proportion to the number of fonts each letter is seen in and
 encodes them once; the second trains the UNet on those latents, conditioned by the frozen text
@@ -149,7 +149,7 @@ def picture(work: Path) -> None:
         noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(index))
         empty = torch.zeros_like(noise)
         latent = comfy.sample.sample(
-            patcher, noise, 10, 3.0, "ddim", "normal", positive, negative, empty, seed=index
+            patcher, noise, 10, 5.0, "ddim", "normal", positive, negative, empty, seed=index
         )
         rows.append(vae.decode(latent).movedim(-1, 1))
     save_image(torch.stack(rows, 1).flatten(0, 1), work / "unet.png", nrow=26)
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=["latents", "unet", "picture"])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--steps", type=int, default=2300)
     parser.add_argument("--minutes", type=float, default=180)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
