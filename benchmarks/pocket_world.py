@@ -26,7 +26,7 @@ from seedselect_core.seed import SamplingSettings  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 FONTS_SEEN = json.loads((WEIGHTS / "fonts_seen.json").read_text())
-SAMPLING = SamplingSettings(steps=10, cfg=5.0, sampler_name="ddim", scheduler="normal", seed=0)
+SAMPLING = SamplingSettings(steps=10, cfg=7.0, sampler_name="ddim", scheduler="normal", seed=0)
 
 
 def letter_references(letter: str, count: int = 4) -> ReferenceSet:

@@ -149,7 +149,7 @@ def picture(work: Path) -> None:
         noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(index))
         empty = torch.zeros_like(noise)
         latent = comfy.sample.sample(
-            patcher, noise, 10, 5.0, "ddim", "normal", positive, negative, empty, seed=index
+            patcher, noise, 10, 7.0, "ddim", "normal", positive, negative, empty, seed=index
         )
         rows.append(vae.decode(latent).movedim(-1, 1))
     save_image(torch.stack(rows, 1).flatten(0, 1), work / "unet.png", nrow=26)

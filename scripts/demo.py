@@ -103,7 +103,7 @@ def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dic
 
 def contact_sheet(rows: list[dict]) -> Image.Image:
     """A row a letter: four references, eight pictures before, eight after."""
-    cell, gap, head, side = 72, 24, 40, 150
+    cell, gap, head, side = 72, 24, 40, 210
     width = side + (4 + 2 * SEEDS) * cell + 3 * gap
     sheet = Image.new("RGB", (width, head + len(rows) * (cell + 10) + 10), "white")
     draw = ImageDraw.Draw(sheet)

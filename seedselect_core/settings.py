@@ -30,7 +30,7 @@ class Settings:
         patience: stop after so many iterations without any seed improving; 0 for never.
     """
 
-    iterations: int = 15
+    iterations: int = 20
     learning_rate: float = 0.2
     optimizer: str = "adamw"
     schedule: str = "cosine"
