@@ -130,6 +130,8 @@ def main() -> None:
     print(f"{args.stage}: {right.mean():.4f} right on {len(unseen)} unseen fonts")
     for letter, share in zip(LETTERS, right.mean(0), strict=True):
         print(f"  {letter} {share:.3f}")
+    misread = unseen.masks[right == 0][:208, None].float() / 255
+    save_image(1 - misread, args.work / f"judge_{args.stage}.png", nrow=26)
     save_weights(judge.state_dict(), f"judge_{args.stage}")
 
 

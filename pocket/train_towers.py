@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
 from .checkpoint import WEIGHTS, Progress, save_weights
@@ -150,6 +151,16 @@ def zero_shot(towers: Towers, glyphs: Glyphs) -> str:
     return f"letter {letters / 64:.3f}, ink {inks / 64:.3f} on unseen fonts"
 
 
+@torch.no_grad()
+def likeness_picture(towers: Towers, glyphs: Glyphs, work: Path) -> None:
+    """``towers.png``: pictures of A to Z (rows) against captions of A to Z; brighter is nearer."""
+    ink, ground = [COLOURS.index("black")] * 26, [COLOURS.index("white")] * 26
+    pictures = paint(glyphs.masks[0].float() / 255, RGB[ink], RGB[ground])
+    image, text = towers(pictures, caption_tokens(range(26), ink, ground, [3] * 26))
+    likeness = (image @ text.T).clamp(0, 1)[None, None]
+    save_image(F.interpolate(likeness, scale_factor=16), work / "towers.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
@@ -190,6 +201,7 @@ def main() -> None:
         if step % 200 == 199:
             progress.save(step + 1, towers, optimizer, schedule)
             print(zero_shot(towers, unseen), flush=True)
+    likeness_picture(towers, unseen, args.work)
     save_weights(towers.text.state_dict(), "text_encoder")
     save_weights(towers.vision.state_dict(), "clip_vision")
 
