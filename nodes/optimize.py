@@ -228,8 +228,6 @@ def _descent_inputs() -> list:
         ),
         whole("views", "Slightly moved views of each picture that the encoder compares.", 1, 64),
         whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
-        number(
-            "target", "A seed is done this near; 1: as near as the references. 0: never.", 10.0, 0.01
-        ),
+        number("target", "A seed is done this near; 1: as the references; 0: never.", 10.0, 0.01),
         whole("patience", "Stop after so many iterations without progress; 0: never.", 0, 10000),
     ]
