@@ -91,7 +91,7 @@ def train(
         schedule.step()
         if step % 100 == 0:
             print(f"step {step} loss {loss.item():.3f} {time.time() - began:.0f} s", flush=True)
-        if progress and step % 500 == 499:
+        if progress and (step % 50 == 49 or step == steps - 1):
             progress.save(step + 1, judge, optimizer, schedule)
     return judge
 
@@ -103,7 +103,8 @@ def filter_ornaments(work: Path, steps: int) -> None:
     fold = torch.tensor([zlib.crc32(family.encode()) % 2 for family in families])
     share = torch.zeros(len(masks))
     for half in (0, 1):
-        judge = train(JUDGES["plain"](), masks[fold != half], steps, seed=half)
+        progress = Progress(work / f"filter_{half}.pt")
+        judge = train(JUDGES["plain"](), masks[fold != half], steps, half, progress)
         generator = torch.Generator().manual_seed(half)
         share[fold == half] = accuracy(judge, masks[fold == half], generator).mean(1)
     real = share >= REAL_LETTERS_ABOVE
