@@ -21,7 +21,6 @@ from .checkpoint import WEIGHTS, Progress, save_weights
 from .drawing import COLOURS, RGB, Glyphs, colour_pairs, fonts_seen, jitter, paint
 from .glyphs import LETTERS
 from .initialise import initialise, start_as_identity
-import comfy.sd
 from seedselect_core import pocket
 
 BATCH, EMA_DECAY = 64, 0.999
@@ -61,7 +60,7 @@ def write_latents(work: Path) -> None:
 @torch.no_grad()
 def prompt_contexts() -> torch.Tensor:
     """Hidden states of every caption [26 * 11 * 11 + 1, 16, 128]; colour 10: untold; last: none."""
-    clip = comfy.sd.CLIP(pocket.PocketClipTarget, state_dict=[pocket._load("text_encoder")])
+    clip = pocket.load_clip()
 
     def encode(text):
         return clip.encode_from_tokens(clip.tokenize(text))

@@ -91,12 +91,12 @@ def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dic
 
     from pocket.judges import load_judges, read_letters
 
-    answers = {}
+    judges, answers = load_judges(), {}
     for title, images in pictures.items():
         batch = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
         answers[title] = {
             name: [read == letter for read in read_letters(judge, batch)]
-            for name, judge in load_judges().items()
+            for name, judge in judges.items()
         }
     return answers
 

@@ -58,12 +58,7 @@ def optimize_seed(
     require_proven(sampling.sampler_name)
     _require_steady_hooks(positive, negative)
     codec = VaeCodec(vae)
-    samples = comfy.sample.fix_empty_latent_channels(
-        model,
-        latent["samples"],
-        latent.get("downscale_ratio_spacial"),
-        latent.get("downscale_ratio_temporal"),
-    )
+    samples = _samples(model, latent)
     _require_fit(model, vae, samples)
     indices = latent.get("batch_index")
     noise = comfy.sample.prepare_noise(samples, sampling.seed, indices)
@@ -144,12 +139,7 @@ def sample_from_seed(
     """
     sampling = sampling or seed.sampling
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
-    samples = comfy.sample.fix_empty_latent_channels(
-        model,
-        latent["samples"],
-        latent.get("downscale_ratio_spacial"),
-        latent.get("downscale_ratio_temporal"),
-    )
+    samples = _samples(model, latent)
     seed.require_fit(model, samples)
     result = comfy.sample.sample(
         model,
@@ -168,6 +158,16 @@ def sample_from_seed(
     )
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     return kept | {"samples": result}
+
+
+def _samples(model, latent: dict) -> torch.Tensor:
+    """The latent as the host's KSampler takes it: an empty one gets the model's channels."""
+    return comfy.sample.fix_empty_latent_channels(
+        model,
+        latent["samples"],
+        latent.get("downscale_ratio_spacial"),
+        latent.get("downscale_ratio_temporal"),
+    )
 
 
 def _ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:

@@ -186,6 +186,10 @@ def _load(name: str) -> dict[str, torch.Tensor]:
     return {key: value.float() for key, value in state.items()}
 
 
+def load_clip() -> comfy.sd.CLIP:
+    return comfy.sd.CLIP(PocketClipTarget, state_dict=[_load("text_encoder")])
+
+
 def load_vae() -> comfy.sd.VAE:
     vae = comfy.sd.VAE(sd=_load("vae"), config={"params": copy.deepcopy(VAE_CONFIG)})
     _share_norm_groups(vae.first_stage_model, 4)
@@ -201,7 +205,7 @@ def load_pocket_model():
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    clip = comfy.sd.CLIP(PocketClipTarget, state_dict=[_load("text_encoder")])
+    clip = load_clip()
     vae = load_vae()
     clip_vision = comfy.clip_vision.ClipVisionModel(VISION_CONFIG)
     clip_vision.load_sd(_load("clip_vision"))
