@@ -2,7 +2,7 @@
 # Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
 PYTHON ?= python3
 
-.PHONY: install demo ui test bench
+.PHONY: install demo ui test bench bench-quality
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -13,3 +13,5 @@ test:
 	$(PYTHON) scripts/host.py test $(ARGS)
 bench:
 	$(PYTHON) scripts/host.py bench $(ARGS)
+bench-quality:
+	$(PYTHON) scripts/host.py bench quality $(ARGS)

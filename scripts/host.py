@@ -7,6 +7,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   ui [ARGS]        start ComfyUI with its web page; ARGS go to ComfyUI; Ctrl-C stops it
   test [ARGS]      run the tests; ARGS go to pytest
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
+  evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
 
 Every verb installs first what is missing or broken; when nothing is, that takes under a second.
 
@@ -370,7 +371,12 @@ def bench(arguments: Sequence[str]) -> int:
     return _run(find_host(), str(scripts[name]), *arguments[1:])
 
 
-VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench)}
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure SeedSelect on one's own checkpoint and folders of pictures."""
+    return _run(find_host(), str(REPO / "scripts" / "evaluate.py"), *arguments)
+
+
+VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench, evaluate)}
 
 
 def main(arguments: Sequence[str]) -> int:

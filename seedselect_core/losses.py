@@ -26,8 +26,8 @@ def centroid(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def semantic_loss(embeddings: torch.Tensor, centroid: torch.Tensor) -> torch.Tensor:
-    """`1 - cos(embedding, centroid)` in 0..2: embeddings [B, D], centroid [D], result [B]."""
-    return 1.0 - F.cosine_similarity(embeddings, centroid.unsqueeze(0), dim=-1)
+    """`1 - cos(embedding, centroid)` in 0..2: embeddings [..., B, D], centroid [D] or [B, D]."""
+    return 1.0 - F.cosine_similarity(embeddings, centroid, dim=-1)
 
 
 def appearance_loss(latents: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -37,6 +37,19 @@ def appearance_loss(latents: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     it, and not in the VAE's own.
     """
     return (latents - target).square().flatten(1).mean(dim=1)
+
+
+def contrast_loss(
+    embeddings: torch.Tensor, centroid: torch.Tensor, neighbour: torch.Tensor
+) -> torch.Tensor:
+    """How much nearer a picture is to a neighbouring concept than the concept itself is, [B].
+
+    `relu(cos(e, neighbour) - cos(centroid, neighbour))`: 0 once the picture is no more like the
+    neighbour than the references are, so that nothing pulls it to where no picture is.
+    Embeddings [..., B, D], centroid [D] or [B, D], neighbour [D]; result [..., B].
+    """
+    allowed = F.cosine_similarity(centroid, neighbour, dim=-1)
+    return F.relu(F.cosine_similarity(embeddings, neighbour, dim=-1) - allowed)
 
 
 def norm_log_density(r: torch.Tensor, d: int) -> torch.Tensor:

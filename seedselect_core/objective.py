@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .encoders import ImageEncoder, VaeCodec
-from .losses import appearance_loss, norm_prior, semantic_loss
+from .losses import appearance_loss, contrast_loss, norm_prior, semantic_loss
 from .settings import Settings
 from .targets import Targets
 from .views import see
@@ -28,6 +28,8 @@ class Losses:
 class Objective:
     """L = w_s * semantic + w_a * appearance + w_n * norm prior (SeedSelect, arXiv 2304.14530).
 
+    Where there is a neighbouring concept to push away from, + w_c * contrast.
+
     Attributes:
         process_latent_out: the model's, from its scaled latent space to the VAE's.
     """
@@ -38,31 +40,45 @@ class Objective:
     settings: Settings
     process_latent_out: Callable[[torch.Tensor], torch.Tensor]
 
-    def __call__(self, noise: torch.Tensor, denoised: list[torch.Tensor]) -> Losses:
-        """Losses of ``noise`` [B, C, h, w] whose chain ended in ``denoised`` (final last)."""
+    def __call__(
+        self, noise: torch.Tensor, denoised: list[torch.Tensor], rows: torch.Tensor | None = None
+    ) -> Losses:
+        """Losses of ``noise`` [B, C, h, w] whose chain ended in ``denoised`` (final last).
+
+        Args:
+            rows: [B], which seeds of the whole batch these are; None for all.
+        """
+        aim, layout = self.targets.of_rows(rows)
         # A chain shorter than the weights keeps the weights of its own last steps.
         weights = self.settings.step_weights[-len(denoised) :]
         weights = [weight / sum(weights) for weight in weights]
-        semantic, images = 0.0, None
+        semantic, contrast, images = 0.0, 0.0, None
         for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
-            loss, images = self._see(latent)
+            loss, push, images = self._see(latent, aim)
             semantic = semantic + weight * loss.to(noise.device)
-        appearance = appearance_loss(denoised[-1], self.targets.appearance.to(denoised[-1]))
+            contrast = contrast + weight * push.to(noise.device)
+        appearance = appearance_loss(denoised[-1], layout.to(denoised[-1]))
         norm = norm_prior(noise)
         s = self.settings
         total = s.semantic_weight * semantic + s.appearance_weight * appearance
-        total = total + s.norm_weight * norm
+        total = total + s.norm_weight * norm + s.contrast_weight * contrast
         parts = (part.detach() for part in (semantic, appearance, norm))
         return Losses(total, *parts, images.detach())
 
-    def _see(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Semantic loss [B] (mean of the views) and picture [B, H, W, 3] of a latent."""
+    def _see(self, latent: torch.Tensor, aim: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Semantic and contrast loss [B] (mean of the views) and picture [B, H, W, 3]."""
 
         def decode_and_compare(latent):
             images = self.codec.decode(self.process_latent_out(latent))
-            embeddings = self.encoder(see(images, self.targets.views))
-            loss = semantic_loss(embeddings, self.targets.semantic.to(embeddings))
-            return loss.view(-1, len(images)).mean(0), images
+            views = self.encoder(see(images, self.targets.views))
+            # View by view, [V, B, D], so that each seed meets its own target.
+            embeddings = views.view(-1, len(images), views.shape[-1])
+            target = aim.to(views)
+            loss = semantic_loss(embeddings, target).mean(0)
+            if self.targets.contrast is None:
+                return loss, torch.zeros_like(loss), images
+            push = contrast_loss(embeddings, target, self.targets.contrast.to(views))
+            return loss, push.mean(0), images
 
         if not torch.is_grad_enabled():
             return decode_and_compare(latent)

@@ -1,6 +1,6 @@
 """Find noise whose picture agrees with the references, and sample from it: the host's own way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.sample
@@ -12,7 +12,7 @@ from .encoders import ImageEncoder, VaeCodec
 from .errors import SeedSelectError
 from .host.differentiable_samplers import require_proven
 from .objective import Objective
-from .references import ReferenceSet
+from .references import ReferenceSet, reference_set_from_batch
 from .search import Progress, Search, SeedHistory
 from .seed import SamplingSettings, Seed
 from .settings import Settings
@@ -34,6 +34,9 @@ def optimize_seed(
     sampling: SamplingSettings,
     settings: Settings,
     *,
+    start: Seed | None = None,
+    contrast: ReferenceSet | None = None,
+    subsets: Sequence[Sequence[int]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_unfinished: Callable[[Seed], None] | None = None,
 ) -> tuple[Seed, dict, SeedHistory]:
@@ -46,6 +49,10 @@ def optimize_seed(
         encoder: an image encoder of `seedselect_core.encoders`.
         references: images of the concept.
         latent: the host's LATENT dict; its size and batch, and its noise mask if it has one.
+        start: where the search starts instead of the noise of ``sampling.seed``, as many as the
+            batch; an inverted picture, a centroid, an earlier seed.
+        contrast: images of the concept that the model confuses this one with.
+        subsets: for each seed of the batch the indices of the references that it gets; all else.
         on_progress: called after every denoising step.
         on_unfinished: gets the best seed so far when the run ends by an error or by Cancel.
 
@@ -55,13 +62,18 @@ def optimize_seed(
     Raises:
         SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
-    require_proven(sampling.sampler_name)
-    _require_steady_hooks(positive, negative)
+    if settings.iterations > 0:
+        require_proven(sampling.sampler_name)
+        _require_steady_hooks(positive, negative)
     codec = VaeCodec(vae)
     samples = _samples(model, latent)
     _require_fit(model, vae, samples)
     indices = latent.get("batch_index")
-    noise = comfy.sample.prepare_noise(samples, sampling.seed, indices)
+    if start is None:
+        noise = comfy.sample.prepare_noise(samples, sampling.seed, indices)
+    else:
+        start.require_fit(model, samples)
+        noise = start.noise
     ratio = vae.spacial_compression_decode()
     comfy.model_management.load_models_gpu([encoder.patcher])
     targets = build_targets(
@@ -72,7 +84,10 @@ def optimize_seed(
         samples.shape[-1] * ratio,
         samples.shape[-2] * ratio,
         settings.views,
+        contrast,
     )
+    if subsets is not None:
+        targets = targets.of_subsets(subsets)
     ksampler = _ksampler(model, sampling)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
@@ -117,6 +132,22 @@ def optimize_seed(
     device = comfy.model_management.intermediate_device()
     result = result.to(device=device, dtype=comfy.model_management.intermediate_dtype())
     return _seed(search, model, sampling), {"samples": result}, search.history
+
+
+def draw_references(
+    model, positive: list, negative: list, vae, latent: dict, sampling: SamplingSettings, count: int
+) -> ReferenceSet:
+    """``count`` plain pictures of a prompt, for a concept that the model draws well by itself.
+
+    Args:
+        latent: gives the size.
+        sampling: as the pictures are to be sampled; the noise is that of its seed.
+    """
+    samples = _samples(model, latent)
+    empty = torch.zeros_like(samples[:1]).repeat(count, *[1] * (samples.ndim - 1))
+    noise = comfy.sample.prepare_noise(empty, sampling.seed)
+    drawn = sample_from_seed(model, positive, negative, Seed(noise, sampling), sampling)
+    return reference_set_from_batch(vae.decode(drawn["samples"]))
 
 
 def sample_from_seed(

@@ -1,5 +1,9 @@
 """The loop: from a batch of noises to the best noise found for each.
 
+Three stages, of which each may be left out: the best of N draws; zero-order search, which walks
+from the best to better neighbours without a gradient (Ma et al. 2025, arXiv 2501.09732); and
+gradient descent from there.
+
 Every seed of the batch has its own loss and its own best. The sum of the losses is differentiated,
 which gives each seed its own gradient, and AdamW and SGD work element by element, so that the seeds
 do not influence each other.
@@ -10,9 +14,12 @@ from dataclasses import dataclass, field
 import torch
 
 from .errors import SeedSelectError
+from .geometry import rotate_towards, standardise_channels, to_shell
 from .objective import Losses, Objective
 from .settings import Settings
 from .unroll import Chain
+
+SHELLS = {"sphere": to_shell, "channels": standardise_channels}
 
 
 @dataclass
@@ -24,6 +31,7 @@ class SeedHistory:
     appearance: list[list[float]] = field(default_factory=list)
     norm: list[list[float]] = field(default_factory=list)
     evaluations: int = 0  # of the guider, one for each picture, recomputed ones included
+    spread: float = 0.0  # mean semantic loss of the references themselves
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, values in losses.items():
@@ -80,7 +88,7 @@ class Search:
     """Called by `unrolled_sampling` with the chain and the noise of every seed.
 
     Args:
-        draw: the n-th further draw of the whole batch's noise, n from 1.
+        draw: the n-th further draw of Gaussian noise for the whole batch, n from 1.
         separable: seeds that are done may be left out of the batch. Not so where a sampler draws
             noise for the batch as a whole, or conditionings or latents differ within it.
     """
@@ -89,16 +97,15 @@ class Search:
         self.objective, self.settings = objective, settings
         self.on_progress, self.draw, self.separable = on_progress, draw, separable
         self.threshold = settings.target * objective.targets.spread
-        self.history = SeedHistory()
+        self.history = SeedHistory(spread=objective.targets.spread)
         self.best: Best | None = None
         self.iteration = 0
 
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
         self.seeds = len(noise)
-        # Runs of the chain: to choose the start, a gradient each, the last noise, the best ones.
-        starts = 0 if self._starts_with_a_gradient() else s.candidates
-        runs = starts + s.iterations + (s.iterations > 0) + 1
+        # Runs of the chain: a gradient each, the last noise, the best ones.
+        runs = self._draws() + s.iterations + (s.iterations > 0) + 1
         self.done, self.planned = 0, chain.steps * runs
         noise = self._choose_start(chain, noise).clone().requires_grad_()
         if s.optimizer == "adamw":
@@ -115,6 +122,9 @@ class Search:
             for group in descent.param_groups:
                 group["lr"] = s.rate(self.iteration)
             descent.step()
+            if s.shell != "free":
+                with torch.no_grad():
+                    noise.copy_(SHELLS[s.shell](noise))
             improved = before is None or (self.best.total < before).any()
             # The first gradient is taken where the search starts, and so betters nothing.
             stale = 0 if improved or self.iteration == 0 else stale + 1
@@ -125,16 +135,23 @@ class Search:
             final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
         return final.detach()
 
-    def _starts_with_a_gradient(self) -> bool:
-        return self.settings.candidates == 1 and self.settings.iterations > 0
+    def _draws(self) -> int:
+        """Runs of the chain that choose the start; none where the first gradient's is the first."""
+        s = self.settings
+        if s.candidates == 1 and s.neighbours == 0 and s.iterations > 0:
+            return 0
+        return s.candidates + s.neighbours
 
     def _choose_start(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        """The best of the candidates for every seed; not evaluated if the first gradient is."""
-        if self._starts_with_a_gradient():
+        """For every seed the best of the draws."""
+        if not self._draws():
             return noise
         rows = torch.arange(len(noise))
-        for candidate in range(self.settings.candidates):
-            drawn = noise if candidate == 0 else self.draw(candidate).to(noise)
+        for number in range(self._draws()):
+            drawn = noise if number == 0 else self.draw(number).to(noise)
+            if number >= self.settings.candidates:
+                best = self.best.noise.to(noise)
+                drawn = rotate_towards(best, drawn, self.settings.neighbour_angle)
             self._evaluate(chain, drawn, rows)
         return self.best.noise.to(noise.device)
 
@@ -147,13 +164,13 @@ class Search:
             unfinished[:] = True
         return unfinished.nonzero().flatten()
 
-    def _run(self, chain: Chain, noise: torch.Tensor, keep: int) -> list[torch.Tensor]:
+    def _run(self, chain: Chain, noise: torch.Tensor, keep: int, **how) -> list[torch.Tensor]:
         def stepped(step, prediction):
             self.done += 1
             self.history.evaluations = chain.evaluations
             self._report(False)
 
-        return chain(noise, keep=keep, on_step=stepped)
+        return chain(noise, keep=keep, on_step=stepped, **how)
 
     def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
         if len(rows):
@@ -162,7 +179,7 @@ class Search:
 
     def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         part = noise.detach()[rows.to(noise.device)].requires_grad_()
-        losses = self._losses(chain, part, rows)
+        losses = self._losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
         (gradient,) = torch.autograd.grad(losses.total.sum(), part)
         if not torch.isfinite(gradient).all():
             raise SeedSelectError(
@@ -178,9 +195,9 @@ class Search:
         whole[rows.to(noise.device)] = gradient
         return whole
 
-    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
-        denoised = self._run(chain, noise, len(self.settings.step_weights))
-        losses = self.objective(noise, denoised)
+    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+        denoised = self._run(chain, noise, len(self.settings.step_weights), **how)
+        losses = self.objective(noise, denoised, rows)
         if not torch.isfinite(losses.total).all():
             raise SeedSelectError(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "

@@ -7,6 +7,7 @@ from .errors import SeedSelectError
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "published")
+SHELLS = ("free", "sphere", "channels")
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,18 @@ class Settings:
         semantic_weight, appearance_weight, norm_weight: of the three losses, 0 or more.
         step_weights: weights of the semantic loss on the last denoising steps, the final image
             last; their sum is 1.
+        contrast_weight: of the contrast loss, where there is a concept to push away from.
         views: under how many slight transformations the encoder compares each picture; 1 is the
             picture alone.
         candidates: draws of the initial noise per seed of which the best starts the descent.
+        neighbours: after them, so many rounds of zero-order search: the best so far is rotated by
+            ``neighbour_angle`` in a random direction, and replaced where that is better.
+        neighbour_angle: radians, greater than 0; a half-turn is pi.
+        gradient_steps: so many denoising steps at the end of the chain are differentiated; in those
+            before them the prediction counts as constant, and its gradient costs nothing (SDO,
+            arXiv 2505.07477). 0 for all, which alone is the exact gradient.
+        shell: what happens to the noise after each step: "free" (only the norm prior acts),
+            "sphere" (back to the likeliest norm), "channels" (each channel to mean 0, variance 1).
         target: a seed is done when its semantic loss is at most this times the references' own
             (`Targets.spread`): at 1 it is as near to the centroid as they are. 0 for never.
         patience: stop after so many iterations without any seed improving; 0 for never.
@@ -38,13 +48,20 @@ class Settings:
     semantic_weight: float = 10.0
     appearance_weight: float = 0.0
     norm_weight: float = 0.05
+    contrast_weight: float = 5.0
     step_weights: tuple[float, ...] = (1.0,)
     views: int = 4
     candidates: int = 1
+    neighbours: int = 0
+    neighbour_angle: float = 0.5
+    gradient_steps: int = 0
+    shell: str = "free"
     target: float = 0.0
     patience: int = 0
 
     def __post_init__(self):
+        weights = [self.semantic_weight, self.appearance_weight, self.norm_weight]
+        weights.append(self.contrast_weight)
         checks = [
             (self.iterations >= 0, "iterations", "0 or more"),
             (self.learning_rate > 0, "learning_rate", "greater than 0"),
@@ -52,11 +69,11 @@ class Settings:
             (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
             (self.views >= 1, "views", "1 or more"),
             (self.candidates >= 1, "candidates", "1 or more"),
-            (
-                min(self.semantic_weight, self.appearance_weight, self.norm_weight) >= 0,
-                "loss weights",
-                "0 or more",
-            ),
+            (self.neighbours >= 0, "neighbours", "0 or more"),
+            (self.neighbour_angle > 0, "neighbour_angle", "greater than 0"),
+            (self.gradient_steps >= 0, "gradient_steps", "0 or more"),
+            (self.shell in SHELLS, "shell", f"one of {', '.join(SHELLS)}"),
+            (min(weights) >= 0, "loss weights", "0 or more"),
             (
                 self.semantic_weight + self.appearance_weight > 0,
                 "loss weights",
@@ -87,8 +104,11 @@ class Settings:
 
 
 PRESETS = {
-    # Chosen by benchmarks/presets.py on rare letters that the demo does not show.
-    "default": Settings(),
+    # Chosen by benchmarks/presets.py on letters and fonts that no reported figure uses; in 10 steps
+    # they cost about 100, 400 and 1,600 model evaluations a picture.
+    "default": Settings(candidates=8, iterations=16, gradient_steps=3, views=2),
+    "quick": Settings(candidates=3, iterations=3, gradient_steps=3, views=2, learning_rate=0.4),
+    "thorough": Settings(candidates=16, iterations=75, gradient_steps=3, views=2),
     # SeedSelect's published code (method section and settings table of arXiv 2304.14530).
     "paper": Settings(
         iterations=30,

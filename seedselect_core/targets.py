@@ -1,12 +1,12 @@
 """What the seed is pulled towards: the references, seen by the encoder and by the VAE."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from .encoders import ImageEncoder, VaeCodec, encode_references
-from .losses import centroid
+from .losses import centroid, semantic_loss
 from .references import ReferenceSet
 from .views import draw_views, see
 
@@ -16,16 +16,37 @@ class Targets:
     """Ordinary tensors that the losses compare with.
 
     Attributes:
-        semantic: unit vector [D], the centroid of the references' embeddings.
-        appearance: [C, h, w], the mean of their latents in the model's scaled latent space.
+        embeddings: unit vectors [k, D], one for each reference (the centroid of its views).
+        latents: [k, C, h, w], their latents in the model's scaled latent space.
+        semantic: unit vector, the centroid of the embeddings: [D], or one for each seed, [B, D].
+        appearance: the mean of the latents: [C, h, w], or [B, C, h, w].
         views: [V, 2, 3], under which pictures are compared, see `seedselect_core.views`.
         spread: mean semantic loss of the references themselves.
+        contrast: unit vector [D], the centroid of a neighbouring concept, or None.
     """
 
+    embeddings: torch.Tensor
+    latents: torch.Tensor
     semantic: torch.Tensor
     appearance: torch.Tensor
     views: torch.Tensor
     spread: float
+    contrast: torch.Tensor | None = None
+
+    def of_subsets(self, subsets: Sequence[Sequence[int]]) -> "Targets":
+        """Each seed of the batch gets the references with these indices for its own."""
+        with torch.inference_mode(False), torch.no_grad():
+            rows = [list(subset) for subset in subsets]
+            semantic = torch.stack([centroid(self.embeddings[row]) for row in rows])
+            appearance = torch.stack([self.latents[row].mean(dim=0) for row in rows])
+        return replace(self, semantic=semantic, appearance=appearance)
+
+    def of_rows(self, rows: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Semantic and appearance target of the seeds ``rows`` [b], or those that all share."""
+        if self.semantic.ndim == 1 or rows is None:
+            return self.semantic, self.appearance
+        rows = rows.to(self.semantic.device)
+        return self.semantic[rows], self.appearance[rows]
 
 
 def build_targets(
@@ -36,6 +57,7 @@ def build_targets(
     width: int,
     height: int,
     views: int = 1,
+    contrast: ReferenceSet | None = None,
 ) -> Targets:
     """Encode ``references`` once.
 
@@ -46,14 +68,29 @@ def build_targets(
         process_latent_in: the model's, from the VAE's latent space to the scaled one.
         width, height: of the picture to be made, in pixels.
         views: how many views of each picture the encoder gets, 1 for the picture alone.
+        contrast: images of the concept that the model confuses this one with.
     """
     with torch.inference_mode(False):
         maps = draw_views(views)
-    images = references.resized(width, height)
-    embeddings = torch.cat([encode_references(encoder, see(image[None], maps)) for image in images])
-    latents = torch.cat([codec.encode(image[None]) for image in images])
+
+    def embed(pictures: ReferenceSet) -> torch.Tensor:
+        """[k, V, D]"""
+        images = pictures.resized(width, height)
+        return torch.stack([encode_references(encoder, see(image[None], maps)) for image in images])
+
+    views_of_each = embed(references)
+    embeddings = torch.stack([centroid(views_of_one) for views_of_one in views_of_each])
     target = centroid(embeddings)
+    latents = [codec.encode(image[None]) for image in references.resized(width, height)]
     with torch.inference_mode(False), torch.no_grad():
-        appearance = process_latent_in(latents).mean(dim=0).clone()
-    spread = (1 - torch.nn.functional.cosine_similarity(embeddings, target[None])).mean()
-    return Targets(target, appearance, maps, float(spread))
+        latents = process_latent_in(torch.cat(latents)).clone()
+    spread = semantic_loss(views_of_each, target).mean()
+    return Targets(
+        embeddings,
+        latents,
+        target,
+        latents.mean(dim=0),
+        maps,
+        float(spread),
+        None if contrast is None else centroid(embed(contrast).flatten(0, 1)),
+    )

@@ -26,8 +26,8 @@ from .host.steady_weights import steady_weights
 class _CheckpointedGuider:
     """A guider whose every prediction is recomputed in the backward pass."""
 
-    def __init__(self, guider: comfy.samplers.CFGGuider, on_call: Callable[[int], None]):
-        self._guider, self._on_call = guider, on_call
+    def __init__(self, guider: comfy.samplers.CFGGuider, on_call, exact: Callable[[], bool]):
+        self._guider, self._on_call, self._exact = guider, on_call, exact
 
     def __getattr__(self, name: str):
         return getattr(self._guider, name)
@@ -37,8 +37,9 @@ class _CheckpointedGuider:
             self._on_call(len(x))
             return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
-        if not torch.is_grad_enabled():
-            return predict(x, timestep)
+        if not torch.is_grad_enabled() or not self._exact():
+            with torch.no_grad():
+                return predict(x, timestep)
         return checkpoint(predict, x, timestep, use_reentrant=False)
 
 
@@ -62,6 +63,8 @@ class Chain:
         noise: torch.Tensor,
         keep: int = 1,
         on_step: Callable[[int, torch.Tensor], None] | None = None,
+        *,
+        gradient_steps: int = 0,
     ) -> list[torch.Tensor]:
         """Denoise ``noise``.
 
@@ -69,6 +72,7 @@ class Chain:
             noise: [B, C, h, w], unit Gaussian as the host's NOISE gives it, float32.
             keep: how many predictions of the clean latent to return, at least 1.
             on_step: called with the step (from 0) and the prediction at that step.
+            gradient_steps: the predictions of so many last steps are differentiated, 0 for all.
 
         Returns:
             ``keep`` tensors like ``noise`` in the model's scaled latent space, fewer where the
@@ -76,8 +80,12 @@ class Chain:
             of the clean latent at the steps before the last.
         """
         denoised: list[torch.Tensor] = []
+        first_exact = self.steps - gradient_steps if gradient_steps else 0
+        finished = 0
 
         def collect(step, prediction, x, total):
+            nonlocal finished
+            finished = step + 1
             denoised.append(prediction)
             del denoised[:-keep]
             if on_step is not None:
@@ -87,7 +95,7 @@ class Chain:
             self.evaluations += pictures
 
         final = self._sampler.sample(
-            _CheckpointedGuider(self.guider, count),
+            _CheckpointedGuider(self.guider, count, lambda: finished >= first_exact),
             self._sigmas,
             dict(self._extra_args),
             collect,

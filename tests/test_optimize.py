@@ -36,14 +36,14 @@ class Hills:
         self.targets = self
         self.spread = 1.0
 
-    def chain(self, noise, keep=1, on_step=None):
+    def chain(self, noise, keep=1, on_step=None, gradient_steps=0):
         self.counts.append(len(noise))
         for step in range(self.steps):
             self.evaluations += len(noise)
             on_step(step, noise.detach())
         return [noise]
 
-    def __call__(self, noise, denoised):
+    def __call__(self, noise, denoised, rows):
         loss = self.loss(noise)
         none = torch.zeros(len(noise))
         return Losses(

@@ -1,0 +1,212 @@
+"""Many different pictures of one concept, each for a part of what the first cost.
+
+SeedSelect's bootstrapping (Samuel et al., AAAI 2024, arXiv 2304.14530): noise that draws a concept
+right is not far from other noise that does. The first batch is optimized in full. Each later
+picture starts from a seed already found, turned away from it so that it differs, is pulled towards
+another subset of the references, and is done as soon as it is as near to them as the first were.
+What is too near to a picture already made is thrown away.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+
+from .encoders import ImageEncoder, encode_references
+from .errors import SeedSelectError
+from .geometry import rotate_towards
+from .optimize import BATCH_NOISE, optimize_seed
+from .references import ReferenceSet
+from .search import Progress
+from .seed import SamplingSettings, Seed
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class SetSettings:
+    """How a set of pictures is made.
+
+    Attributes:
+        count: pictures wanted, 1 or more.
+        subset: references that each picture is pulled towards; 0 for all of them.
+        angle: radians by which a seed already found is turned for a new start; at a half of pi
+            nothing of it is left.
+        iterations: gradient steps of a later picture, at most.
+        min_distance: two pictures nearer than this are duplicates: cosine distance of the encoder's
+            embeddings, as a share of the references' own mean semantic loss.
+        attempts: how many times the batches may be made that would do if nothing were thrown away.
+    """
+
+    count: int = 16
+    subset: int = 3
+    angle: float = 0.9
+    iterations: int = 5
+    min_distance: float = 0.1
+    attempts: float = 3.0
+
+    def __post_init__(self):
+        rules = [
+            (self.count >= 1, "count", "1 or more"),
+            (self.subset >= 0, "subset", "0 or more"),
+            (0 < self.angle <= 1.571, "angle", "above 0 and at most 1.571"),
+            (self.iterations >= 0, "iterations", "0 or more"),
+            (self.min_distance >= 0, "min_distance", "0 or more"),
+            (self.attempts >= 1, "attempts", "1 or more"),
+        ]
+        for holds, name, rule in rules:
+            if not holds:
+                raise SeedSelectError(f"{name}: must be {rule}, got {getattr(self, name)}.")
+
+
+@dataclass
+class PictureSet:
+    """The pictures that were kept, and what was spent on them.
+
+    Attributes:
+        noise: [n, C, h, w]; images: [n, H, W, 3]; embeddings: unit vectors [n, D].
+        semantic, first_semantic: [n], the losses as they are and as they were at the start.
+        evaluations: model evaluations of each batch, in order.
+        duplicates: thrown away as too near to another picture.
+        misses: thrown away as farther from the references than all of the first batch.
+        kept_first: pictures kept of the first batch.
+    """
+
+    noise: torch.Tensor
+    images: torch.Tensor
+    embeddings: torch.Tensor
+    semantic: list[float] = field(default_factory=list)
+    first_semantic: list[float] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    duplicates: int = 0
+    misses: int = 0
+    kept_first: int = 0
+
+    def take(self, seed: Seed, images, embeddings, worst: float, limit: float) -> None:
+        """Keep what is no worse than ``worst`` and at least ``limit`` away from all others."""
+        self.evaluations.append(seed.evaluations)
+        for row, loss in enumerate(seed.semantic):
+            likeness = self.embeddings @ embeddings[row]
+            if loss > worst:
+                self.misses += 1
+            elif len(likeness) and 1 - likeness.max() < limit:
+                self.duplicates += 1
+            else:
+                self.noise = torch.cat([self.noise, seed.noise[row : row + 1]])
+                self.images = torch.cat([self.images, images[row : row + 1]])
+                self.embeddings = torch.cat([self.embeddings, embeddings[row : row + 1]])
+                self.semantic.append(loss)
+                self.first_semantic.append(seed.first_semantic[row])
+        self.kept_first = self.kept_first or len(self.semantic)
+
+    def cost(self) -> tuple[float, float]:
+        """Model evaluations for each picture kept, of the first batch and of the others."""
+        later = len(self.semantic) - self.kept_first
+        return self.evaluations[0] / self.kept_first, sum(self.evaluations[1:]) / max(1, later)
+
+
+def make_set(
+    model,
+    positive: list,
+    negative: list,
+    vae,
+    encoder: ImageEncoder,
+    references: ReferenceSet,
+    latent: dict,
+    sampling: SamplingSettings,
+    settings: Settings,
+    wanted: SetSettings,
+    *,
+    contrast: ReferenceSet | None = None,
+    on_progress: Callable[[Progress, int], None] | None = None,
+    on_unfinished: Callable[[Seed], None] | None = None,
+) -> tuple[Seed, PictureSet]:
+    """Make ``wanted.count`` pictures that differ.
+
+    Args:
+        latent: its batch is how many pictures are optimized side by side.
+        settings: of the first batch; later ones have another start and fewer iterations.
+        on_progress: also gets how many pictures are kept so far.
+        on_unfinished: gets all that were kept and the best of the batch that was under way.
+
+        The others are those of `optimize_seed`.
+
+    Returns:
+        A seed of as many pictures as were found, at most ``wanted.count``, and the whole set.
+
+    Raises:
+        SeedSelectError: as `optimize_seed`; or the sampler draws noise for the batch as a whole, so
+            that a picture could not be drawn again in another batch.
+    """
+    if sampling.sampler_name in BATCH_NOISE:
+        raise SeedSelectError(
+            f"sampler: '{sampling.sampler_name}' adds noise that depends on the whole batch, so a "
+            "picture of the set could not be drawn again. Use ddim, euler or another sampler "
+            "without noise of its own."
+        )
+    batch, k = len(latent["samples"]), len(references.images)
+    size = min(wanted.subset or k, k)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    made: PictureSet | None = None
+    start, stage, worst, limit = None, settings, math.inf, 0.0
+
+    def show(progress: Progress) -> None:
+        if on_progress is not None:
+            on_progress(progress, 0 if made is None else len(made.noise))
+
+    def keep_unfinished(best: Seed) -> None:
+        if on_unfinished is not None:
+            noise = best.noise if made is None else torch.cat([made.noise, best.noise])
+            nothing = {"semantic": [], "first_semantic": [], "total": []}
+            on_unfinished(replace(best, noise=noise, **nothing))
+
+    for number in range(math.ceil(math.ceil(wanted.count / batch) * wanted.attempts)):
+        seed, drawn, history = optimize_seed(
+            model,
+            positive,
+            negative,
+            vae,
+            encoder,
+            references,
+            latent,
+            # The candidates of the first batch count upwards from its number.
+            sampling.override(seed=(sampling.seed + number * settings.candidates) % 2**64),
+            stage,
+            start=start,
+            contrast=contrast,
+            subsets=[torch.randperm(k, generator=generator)[:size].tolist() for _ in range(batch)],
+            on_progress=show,
+            on_unfinished=keep_unfinished,
+        )
+        images = vae.decode(drawn["samples"]).cpu()
+        embeddings = _embed(encoder, images)
+        if made is None:
+            made = PictureSet(seed.noise[:0], images[:0], embeddings[:0])
+            worst, limit = max(seed.semantic), wanted.min_distance * history.spread
+            stage = replace(settings, candidates=1, neighbours=0, iterations=wanted.iterations)
+            if history.spread > 0:
+                stage = replace(stage, target=sum(seed.semantic) / batch / history.spread)
+        made.take(seed, images, embeddings, worst, limit)
+        if len(made.noise) >= wanted.count:
+            break
+        parents = torch.randint(len(made.noise), (batch,), generator=generator)
+        fresh = torch.randn(seed.noise.shape, generator=generator)
+        start = replace(seed, noise=rotate_towards(made.noise[parents], fresh, wanted.angle))
+    kept = wanted.count
+    found = replace(
+        seed,
+        noise=made.noise[:kept],
+        sampling=sampling,
+        semantic=made.semantic[:kept],
+        first_semantic=made.first_semantic[:kept],
+        total=[],
+        evaluations=sum(made.evaluations),
+    )
+    return found, made
+
+
+def _embed(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
+    comfy.model_management.load_models_gpu([encoder.patcher])
+    return F.normalize(encode_references(encoder, images).float().cpu(), dim=-1)

@@ -1,0 +1,289 @@
+"""From a picture to the noise that draws it: a deterministic sampler run backwards.
+
+A sampler that needs nothing but the current latent is a chain of maps `x_{i+1} = F_i(x_i)`. Each is
+inverted by solving `F_i(x) = x_{i+1}` for x. Plain DDIM inversion (Song et al., ICLR 2021) takes
+one guess, `x = y + (y - F(y))`, and misses: it asks the model at the wrong place. Repeating that as
+a fixed-point iteration finds the place, but crawls or diverges with guidance. Anderson's mixing of
+the last few guesses (Walker and Ni, SIAM J. Numer. Anal. 49, 2011; for inversion AIDI, Pan et al.,
+ICCV 2023) makes it converge in a few evaluations, without gradients.
+
+F_i is the host's own sampler function on a chain of two sigmas, called with the host's own guider,
+so that forwards and backwards cannot disagree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.samplers
+import torch
+
+from .encoders import VaeCodec
+from .errors import SeedSelectError
+from .optimize import _ksampler, _require_fit, _require_steady_hooks
+from .seed import SamplingSettings, Seed
+
+# Deterministic, and each step needs the current latent alone. "ddim" is Euler in the host.
+INVERTIBLE = ("ddim", "euler", "heun")
+
+WINDOW = 6  # guesses that Anderson's mixing remembers: 5 to 10 is usual
+GUARD = 3.0  # a residual that grew by more than this sends the search back to the best guess
+STALL = 10  # evaluations without progress after which a step is given up: half precision's floor
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What an inversion found.
+
+    Attributes:
+        seed: the noise, with the settings under which it draws the picture.
+        latent: LATENT (in the VAE's space) that the host's sampler makes of the seed.
+        rmse: [B] root mean square difference between that latent and the picture's own, in the
+            model's scaled latent space, whose variance is about one.
+        relative: [B] the same as a share of the picture's root mean square.
+    """
+
+    seed: Seed
+    latent: dict
+    rmse: torch.Tensor
+    relative: torch.Tensor
+
+
+def solve_step(
+    step: Callable[[torch.Tensor], torch.Tensor],
+    y: torch.Tensor,
+    refinements: int,
+    tolerance: float,
+    on_evaluation: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """The x with ``step(x) = y``, or the best guess at it, picture by picture.
+
+    Args:
+        step: one step of a sampler, [B, ...] to [B, ...], pictures independent of each other.
+        y: [B, ...] float32.
+        refinements: evaluations of ``step`` at most, 1 or more. One is plain DDIM inversion.
+        tolerance: done when every picture's `rms(y - step(x)) / rms(y)` is at most this.
+        on_evaluation: called with the number of evaluations so far.
+    """
+    # On the CPU: the algebra is tiny and wants float64, which some accelerators lack.
+    goal = y.flatten(1).cpu().double()
+    size = goal.square().mean(1).sqrt().clamp_min(1e-12)
+    x, best, at_best = goal, goal, torch.zeros_like(goal)
+    lowest = torch.full_like(size, torch.inf)
+    damping = torch.ones(len(y), 1, dtype=torch.float64)
+    guesses, residuals, stale = [], [], 0
+    for evaluation in range(1, refinements + 1):
+        value = step(x.to(y).view_as(y)).flatten(1).cpu().double()
+        if on_evaluation is not None:
+            on_evaluation(evaluation)
+        residual = goal - value
+        error = residual.square().mean(1).sqrt() / size
+        better, lost = error < lowest, ~(error <= GUARD * lowest)  # no number counts as lost
+        stale = 0 if (better & (lowest > tolerance)).any() else stale + 1
+        lowest = torch.where(better, error, lowest)
+        best = torch.where(better[:, None], x, best)
+        at_best = torch.where(better[:, None], residual, at_best)
+        if (lowest <= tolerance).all() or stale == STALL:
+            return best.to(y).view_as(y)
+        x = torch.where(lost[:, None], best, x)
+        residual = torch.where(lost[:, None], at_best, residual)
+        guesses, residuals = [*guesses, x][-WINDOW:], [*residuals, residual][-WINDOW:]
+        damping = torch.where(lost[:, None], damping / 2, damping)
+        mixed = _mix(guesses, residuals, damping)
+        x = torch.where(lost[:, None], best + damping * at_best, mixed)
+    # The last guess was not looked at. Where the one before it was the best yet, it is better.
+    unseen = better & (lowest > tolerance)
+    return torch.where(unseen[:, None], x, best).to(y).view_as(y)
+
+
+def _mix(guesses: list, residuals: list, damping: torch.Tensor) -> torch.Tensor:
+    """Anderson's next guess: the combination of guesses whose residuals cancel best."""
+    x, residual = guesses[-1], residuals[-1]
+    if len(guesses) == 1:
+        return x + damping * residual
+    moves = torch.stack(guesses[1:], 1) - torch.stack(guesses[:-1], 1)  # [B, m, d]
+    changes = torch.stack(residuals[1:], 1) - torch.stack(residuals[:-1], 1)
+    gram = changes @ changes.mT
+    ridge = 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-24)
+    gram = gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype)
+    share = torch.linalg.solve(gram, changes @ residual[:, :, None])
+    moves = moves + damping[:, :, None] * changes
+    return x + damping * residual - (moves.mT @ share)[:, :, 0]
+
+
+class _Counted:
+    """A guider that counts its predictions, one for each picture."""
+
+    def __init__(self, guider: comfy.samplers.CFGGuider):
+        self._guider, self.evaluations = guider, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, timestep, **kwargs):
+        self.evaluations += len(x)
+        return self._guider(x, timestep, **kwargs)
+
+
+class _Backwards(comfy.samplers.Sampler):
+    """What the host takes for a sampler: it walks from ``picture`` to noise, and then forwards.
+
+    Attributes, once it has run:
+        noise: [B, C, h, w], unit Gaussian as the host's NOISE gives it.
+        final: [B, C, h, w], what that noise is sampled to, in the model's scaled latent space.
+        evaluations: predictions by the guider, one for each picture.
+    """
+
+    def __init__(self, sampler, picture, refinements, tolerance, on_step):
+        self._sampler, self._picture, self._on_step = sampler, picture, on_step
+        self._refinements, self._tolerance = refinements, tolerance
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        disable_pbar=False,
+    ):
+        guider = _Counted(model_wrap)
+        scaling = model_wrap.inner_model.model_sampling
+        steps = len(sigmas) - 1
+        planned = steps * (self._refinements + 1)
+
+        def report(done: int) -> None:
+            if self._on_step is not None:
+                self._on_step(done, planned)
+
+        picture = self._picture.to(noise)
+        x = _undo(lambda v: scaling.inverse_noise_scaling(sigmas[-1], v), picture)
+        for i in reversed(range(steps)):
+            before = (steps - 1 - i) * self._refinements
+            x = solve_step(
+                lambda v, pair=sigmas[i : i + 2]: self._sampler.sampler_function(
+                    guider, v, pair, extra_args=extra_args, disable=True
+                ),
+                x,
+                self._refinements,
+                self._tolerance,
+                lambda done, before=before: report(before + done),
+            )
+        fully = self.max_denoise(model_wrap, sigmas)
+        noise = _undo(lambda v: scaling.noise_scaling(sigmas[0], v, latent_image, fully), x)
+        final = self._sampler.sample(
+            guider,
+            sigmas,
+            dict(extra_args),
+            lambda step, *_: report(steps * self._refinements + step + 1),
+            noise.clone(),
+            latent_image,
+            None,
+            True,
+        )
+        self.noise, self.final, self.evaluations = noise, final, guider.evaluations
+        return final
+
+
+def _undo(line: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor) -> torch.Tensor:
+    """The x with ``line(x) = value``, for a function that works element by element and is affine.
+
+    The host's scaling of noise differs between kinds of models, but it is always that.
+    """
+    offset = line(torch.zeros_like(value))
+    slope = line(torch.ones_like(value)) - offset
+    if (slope == 0).any():
+        raise SeedSelectError(
+            "model: it does not start from noise, so there is none to find. Connect a "
+            "text-to-image model."
+        )
+    return (value - offset) / slope
+
+
+def invert_images(
+    model,
+    positive: list,
+    negative: list,
+    vae,
+    images: torch.Tensor,
+    sampling: SamplingSettings,
+    *,
+    refinements: int = 20,
+    tolerance: float = 1e-4,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Inversion:
+    """The noise from which the host's sampler draws ``images``.
+
+    An exact answer need not exist: guidance may make a step map no latent to the wanted one, and a
+    picture may lie off what the model can draw. The best guess is kept then, and the errors tell.
+    Nothing draws the noise towards the Gaussian's norm: the further the picture is from what model
+    and prompt would draw, and the higher the guidance, the longer the noise gets.
+
+    Args:
+        model: the host's ModelPatcher, as any loader gives it.
+        positive, negative: the host's conditioning.
+        vae: the host's VAE.
+        images: IMAGE, [B, H, W, 3] in 0..1. The host's VAE crops it to its multiple.
+        sampling: how the noise will be sampled; one of the samplers of `INVERTIBLE`.
+        refinements: evaluations of each step at most, 1 or more. 1 is plain DDIM inversion.
+        tolerance: a step is done at this relative error.
+        on_step: called with the number of evaluations done and planned, in steps of the sampler.
+            Fewer than planned are needed where steps are done early. May raise to cancel.
+
+    Raises:
+        SeedSelectError: an input does not fit, or the result is no number.
+    """
+    if sampling.sampler_name not in INVERTIBLE:
+        raise SeedSelectError(
+            f"sampler_name: '{sampling.sampler_name}' cannot be run backwards: it adds noise on "
+            f"the way, or a step needs those before it. Use one of {', '.join(INVERTIBLE)}; "
+            "'Sample From Seed' may draw the seed with a similar one afterwards."
+        )
+    if refinements < 1:
+        raise SeedSelectError(f"refinements: must be 1 or more, got {refinements}.")
+    _require_steady_hooks(positive, negative)
+    ratio = VaeCodec(vae).vae.spacial_compression_encode()
+    height, width = images.shape[1:3]
+    if min(height, width) < ratio:
+        raise SeedSelectError(
+            f"image: {width} x {height} pixels are too few, this VAE needs {ratio} x {ratio} at "
+            "least. Give the size that the model draws."
+        )
+    samples = vae.encode(images[..., :3])
+    _require_fit(model, vae, samples)
+    picture = model.model.process_latent_in(samples.float())
+    sampler = comfy.samplers.sampler_object(sampling.sampler_name)
+    backwards = _Backwards(sampler, picture, refinements, tolerance, on_step)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(sampling.cfg)
+    empty = torch.zeros_like(picture)
+    result = guider.sample(
+        empty,
+        empty,
+        backwards,
+        _ksampler(model, sampling).sigmas,
+        disable_pbar=True,
+        seed=sampling.seed,
+    )
+    if not torch.isfinite(backwards.noise).all():
+        raise SeedSelectError(
+            "model: the inversion did not give numbers. Check that model and VAE give a picture "
+            "with a plain KSampler at these settings (some VAEs need --fp32-vae)."
+        )
+    device = comfy.model_management.intermediate_device()
+    result = result.to(device=device, dtype=comfy.model_management.intermediate_dtype())
+    rms = (picture.cpu().flatten(1)).square().mean(1).sqrt()
+    rmse = (backwards.final.cpu() - picture.cpu()).flatten(1).square().mean(1).sqrt()
+    with torch.inference_mode(False):
+        noise = backwards.noise.float().cpu().clone()
+    seed = Seed(
+        noise,
+        sampling,
+        type(model.get_model_object("latent_format")).__name__,
+        evaluations=backwards.evaluations,
+    )
+    return Inversion(seed, {"samples": result}, rmse, rmse / rms)

@@ -1,0 +1,181 @@
+"""What comes before and around the descent: neighbours, shells, shortened gradients, other
+starts, subsets of the references, and contrast."""
+
+import itertools
+import math
+
+import pytest
+import tiny
+import torch
+from test_optimize import Hills, climb, run
+from test_unroll import unrolled
+
+from seedselect_core.errors import SeedSelectError
+from seedselect_core.losses import contrast_loss
+from seedselect_core.seed import SamplingSettings, Seed
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+# --- zero-order search ----------------------------------------------------------------------------
+
+
+def test_neighbours_only_ever_improve():
+    noise = tiny.normal(3, 4, 2, 2, seed=1)
+    draws = iter(range(100))
+
+    def draw(number):
+        next(draws)
+        return tiny.normal(3, 4, 2, 2, seed=100 + number)
+
+    settings = tiny.settings(iterations=0, neighbours=12, neighbour_angle=0.4)
+    search, final, hills = climb(settings, noise, draw=draw)
+    assert next(draws) == 12 and hills.counts == [3] * 14  # the start, the neighbours, the best
+    assert search.best.total.tolist() == torch.tensor(search.history.total).amin(0).tolist()
+    assert (search.best.total < torch.tensor(search.history.total[0])).all()
+    # A rotation keeps the norm.
+    torch.testing.assert_close(final.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1))
+
+
+def test_a_neighbour_is_as_far_from_the_best_as_told():
+    noise = tiny.normal(1, 4, 4, 4, seed=1)
+    tried = []
+
+    def loss(noise):
+        tried.append(noise.detach().clone())
+        return torch.full((len(noise),), float(len(tried)))  # the first stays the best
+
+    settings = tiny.settings(iterations=0, neighbours=3, neighbour_angle=0.4)
+    climb(settings, noise, Hills(loss), draw=lambda n: tiny.normal(1, 4, 4, 4, seed=50 + n))
+    for other in tried[1:4]:
+        cosine = torch.nn.functional.cosine_similarity(noise.flatten(), other.flatten(), dim=0)
+        assert math.acos(cosine.item()) == pytest.approx(0.4, abs=1e-3)
+
+
+# --- shells ---------------------------------------------------------------------------------------
+
+
+def test_the_sphere_is_not_left():
+    settings = tiny.settings(iterations=4, learning_rate=0.5, shell="sphere", norm_weight=0.0)
+    search, final, _ = climb(settings, tiny.normal(2, 4, 4, 4, seed=1) * 3)
+    assert search.history.total[-1] < search.history.total[1]
+    torch.testing.assert_close(final.flatten(1).norm(dim=1), torch.full((2,), math.sqrt(63.0)))
+
+
+def test_channels_stay_standard():
+    tried = []
+
+    def loss(noise):
+        tried.append(noise.detach().clone())
+        return (noise - 1).square().flatten(1).mean(1)
+
+    settings = tiny.settings(iterations=4, learning_rate=0.5, shell="channels", norm_weight=0.0)
+    climb(settings, tiny.normal(2, 4, 4, 4, seed=1), Hills(loss))
+    for noise in tried[1:5]:
+        torch.testing.assert_close(noise.mean((2, 3)), torch.zeros(2, 4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            noise.flatten(2).var(2, correction=0), torch.ones(2, 4), atol=1e-4, rtol=0
+        )
+
+
+# --- shortened gradients --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "uni_pc", "heun"])
+def test_a_shortened_gradient_changes_no_value(model, sampler):
+    noise, latent = tiny.normal(2, 4, 8, 8, seed=7), tiny.latent(2)
+    values, gradients, counts = [], [], []
+
+    def search(chain, given):
+        for some in (0, 4, 2, 1):
+            start, before = given.clone().requires_grad_(), chain.evaluations
+            final = chain(start, gradient_steps=some)[-1]
+            (gradient,) = torch.autograd.grad(final.square().sum(), start)
+            values.append(final.detach())
+            gradients.append(gradient)
+            counts.append(chain.evaluations - before)
+        return final.detach()
+
+    unrolled(model, search, SamplingSettings(4, 3.0, sampler, "normal", 5), latent, noise)
+    assert all(torch.equal(values[0], value) for value in values)
+    assert torch.equal(gradients[0], gradients[1])  # all steps told by number
+    assert not torch.allclose(gradients[0], gradients[2])
+    assert counts[0] == counts[1] > counts[2] > counts[3]
+
+
+def test_a_shortened_gradient_is_that_of_the_last_step_scaled(model):
+    """Euler with the earlier predictions held constant scales the noise by sigma / sigma_max."""
+    noise, latent = tiny.normal(1, 4, 8, 8, seed=7), tiny.latent()
+    found = {}
+
+    def search(chain, given):
+        start = given.clone().requires_grad_()
+        final = chain(start, gradient_steps=1)[-1]
+        (found["gradient"],) = torch.autograd.grad(final.square().sum(), start)
+        sigmas = chain._sigmas
+        # The last step alone, from where it begins: x = final chain without it.
+        guider = chain.guider
+        x = guider.inner_model.model_sampling.noise_scaling(
+            sigmas[0], given, torch.zeros_like(given), True
+        )
+        factor = (x / given).mean()
+        with torch.no_grad():
+            for now, after in itertools.pairwise(sigmas[:-1]):
+                denoised = guider(x, now.expand(1), model_options={}, seed=5)
+                x = denoised + (x - denoised) * after / now
+        last = x.clone().requires_grad_()
+        final = guider(last, sigmas[-2].expand(1), model_options={}, seed=5)
+        (gradient,) = torch.autograd.grad(final.square().sum(), last)
+        found["expected"] = gradient * factor * sigmas[-2] / sigmas[0]
+        return final.detach()
+
+    unrolled(model, search, SamplingSettings(4, 3.0, "euler", "normal", 5), latent, noise)
+    torch.testing.assert_close(found["gradient"], found["expected"], rtol=1e-3, atol=1e-7)
+
+
+# --- other starts, subsets, contrast --------------------------------------------------------------
+
+
+def test_the_search_starts_where_it_is_told():
+    other = tiny.normal(2, 4, 8, 8, seed=70)
+    graph = tiny.Graph(latent=tiny.latent(2))
+    start = Seed(other, tiny.SAMPLING)
+    seed, _, history = run(graph, settings=tiny.settings(iterations=0), start=start)
+    assert torch.equal(seed.noise[: len(other)], other)
+    assert len(history.total) == 1
+    with pytest.raises(SeedSelectError, match="seed was made for 3"):
+        run(graph, start=Seed(tiny.normal(3, 4, 8, 8, seed=70), tiny.SAMPLING))
+
+
+def test_each_seed_gets_its_own_references():
+    """Seeds with subsets find the same losses as if each were optimized with its subset alone."""
+    settings = tiny.settings(iterations=0)
+    graph = tiny.Graph(latent=tiny.latent(2))
+    _, _, both = run(graph, settings=settings, subsets=[[0], [0, 1]])
+    first = run(graph, settings=settings, subsets=[[0], [0]])[2]
+    second = run(graph, settings=settings, subsets=[[0, 1], [1, 0]])[2]
+    assert both.semantic[0][0] == pytest.approx(first.semantic[0][0], abs=1e-6)
+    assert both.semantic[0][1] == pytest.approx(second.semantic[0][1], abs=1e-6)
+    assert both.appearance[0][0] == pytest.approx(first.appearance[0][0], rel=1e-6)
+    assert both.semantic[0][0] != pytest.approx(second.semantic[0][0], abs=1e-6)
+
+
+def test_contrast_loss_by_hand():
+    aim, neighbour = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
+    pictures = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0], [0.0, 2.0]])
+    # The references are like the neighbour by 0.6, and a picture may be as much.
+    expected = torch.tensor([0.0, 0.4, 0.0, 0.2])
+    torch.testing.assert_close(contrast_loss(pictures, aim, neighbour), expected)
+
+
+def test_contrast_counts_only_where_there_is_something_to_push_away_from():
+    settings = tiny.settings(iterations=0, contrast_weight=100.0, norm_weight=0.0)
+    without = run(settings=settings)[2].total[0]
+    with_itself = run(settings=settings, contrast=tiny.references())[2].total[0]
+    weightless = tiny.settings(iterations=0, contrast_weight=0.0, norm_weight=0.0)
+    assert run(settings=weightless, contrast=tiny.references())[2].total[0] == without
+    # A picture cannot be more like the centroid than the centroid is: nothing to push.
+    assert with_itself == pytest.approx(without, abs=1e-5)
