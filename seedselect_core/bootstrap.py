@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .encoders import ImageEncoder, encode_references
 from .errors import SeedSelectError
 from .geometry import rotate_towards
-from .optimize import BATCH_NOISE, optimize_seed
+from .optimize import BATCH_NOISE, one_for_all, optimize_seed
 from .references import ReferenceSet
 from .search import Progress
 from .seed import SamplingSettings, Seed
@@ -36,15 +36,16 @@ class SetSettings:
             nothing of it is left.
         iterations: gradient steps of a later picture, at most.
         min_distance: two pictures nearer than this are duplicates: cosine distance of the encoder's
-            embeddings, as a share of the references' own mean semantic loss.
+            embeddings, as a share of the references' own mean semantic loss. (Real glyphs of the
+            pocket model's letters in one colour lie about 0.03 from the nearest other.)
         attempts: how many times the batches may be made that would do if nothing were thrown away.
     """
 
     count: int = 16
     subset: int = 3
-    angle: float = 0.9
-    iterations: int = 5
-    min_distance: float = 0.1
+    angle: float = 0.7
+    iterations: int = 3
+    min_distance: float = 0.02
     attempts: float = 3.0
 
     def __post_init__(self):
@@ -67,6 +68,7 @@ class PictureSet:
 
     Attributes:
         noise: [n, C, h, w]; images: [n, H, W, 3]; embeddings: unit vectors [n, D].
+        rows: [n], the place of each in its batch, and so the prompt where there are several.
         semantic, first_semantic: [n], the losses as they are and as they were at the start.
         evaluations: model evaluations of each batch, in order.
         duplicates: thrown away as too near to another picture.
@@ -77,6 +79,7 @@ class PictureSet:
     noise: torch.Tensor
     images: torch.Tensor
     embeddings: torch.Tensor
+    rows: list[int] = field(default_factory=list)
     semantic: list[float] = field(default_factory=list)
     first_semantic: list[float] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
@@ -97,9 +100,23 @@ class PictureSet:
                 self.noise = torch.cat([self.noise, seed.noise[row : row + 1]])
                 self.images = torch.cat([self.images, images[row : row + 1]])
                 self.embeddings = torch.cat([self.embeddings, embeddings[row : row + 1]])
+                self.rows.append(row)
                 self.semantic.append(loss)
                 self.first_semantic.append(seed.first_semantic[row])
         self.kept_first = self.kept_first or len(self.semantic)
+
+    def parents(self, batch: int, same_prompt: bool, generator: torch.Generator) -> torch.Tensor:
+        """One of the pictures for each row of a batch, [batch].
+
+        Noise found for one prompt rarely does for another, were it but another colour: where a
+        batch holds several prompts, a row's parent is one of that row, if there is any.
+        """
+        chosen = []
+        for row in range(batch):
+            own = [i for i, place in enumerate(self.rows) if same_prompt or place == row]
+            own = own or list(range(len(self.rows)))
+            chosen.append(own[int(torch.randint(len(own), (1,), generator=generator))])
+        return torch.tensor(chosen)
 
     def cost(self) -> tuple[float, float]:
         """Model evaluations for each picture kept, of the first batch and of the others."""
@@ -149,6 +166,7 @@ def make_set(
     batch, k = len(latent["samples"]), len(references.images)
     size = min(wanted.subset or k, k)
     generator = torch.Generator().manual_seed(sampling.seed)
+    same_prompt = all(one_for_all(cond) for cond in [*positive, *negative])
     made: PictureSet | None = None
     start, stage, worst, limit = None, settings, math.inf, 0.0
 
@@ -191,7 +209,7 @@ def make_set(
         made.take(seed, images, embeddings, worst, limit)
         if len(made.noise) >= wanted.count:
             break
-        parents = torch.randint(len(made.noise), (batch,), generator=generator)
+        parents = made.parents(batch, same_prompt, generator)
         fresh = torch.randn(seed.noise.shape, generator=generator)
         start = replace(seed, noise=rotate_towards(made.noise[parents], fresh, wanted.angle))
     kept = wanted.count

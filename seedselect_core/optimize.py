@@ -105,7 +105,7 @@ def optimize_seed(
         separable=sampling.sampler_name not in BATCH_NOISE
         and noise_mask is None
         and torch.count_nonzero(samples) == 0
-        and all(_one_for_all(cond) for cond in [*positive, *negative]),
+        and all(one_for_all(cond) for cond in [*positive, *negative]),
     )
     try:
         result = unrolled_sampling(
@@ -225,7 +225,7 @@ def _seed(search: Search, model, sampling: SamplingSettings) -> Seed:
     )
 
 
-def _one_for_all(cond: list) -> bool:
+def one_for_all(cond: list) -> bool:
     """Whether a conditioning holds one text for every picture, and no picture or control."""
     if cond[0] is None or len(cond[0]) != 1:
         return False

@@ -100,7 +100,8 @@ class Chain:
             dict(self._extra_args),
             collect,
             noise,
-            self._latent_image,
+            # A part of the batch is only ever run alone where its latents are all the same.
+            self._latent_image[: len(noise)],
             self._denoise_mask,
             True,
         )

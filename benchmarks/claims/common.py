@@ -1,0 +1,164 @@
+"""What the sections of the quality benchmark share: prompts, references, one optimized batch."""
+
+import math
+from dataclasses import replace
+
+from pocket_world import COLOURS, SAMPLING, PocketWorld, colours_right
+
+import numpy as np
+import torch
+
+from pocket.atlas import load_atlas, paint_glyphs
+from pocket.drawing import TAIL_ORDER, prompt
+from pocket.glyphs import LETTERS
+from seedselect_core.optimize import optimize_seed
+from seedselect_core.references import ReferenceSet, reference_set_from_batch
+from seedselect_core.settings import Settings
+
+RARE = TAIL_ORDER[-8:]
+# Settings were chosen on the first four; figures are reported of the last four, the rarest.
+TUNED_ON, HELD_OUT = RARE[:4], RARE[4:]
+
+
+def generator_of(*parts) -> torch.Generator:
+    """A generator that depends on its arguments alone."""
+    number = 0
+    for part in "/".join(map(str, parts)).encode():
+        number = (number * 257 + part) % (2**63 - 25)
+    return torch.Generator().manual_seed(number)
+
+
+def references(letter: str, count: int, draw: int, group: str = "report") -> ReferenceSet:
+    """``count`` glyphs of a letter in fonts of an atlas group, in random colours."""
+    generator = generator_of("references", letter, draw)
+    masks = load_atlas(group)[:, LETTERS.index(letter)]
+    masks = masks[torch.randperm(len(masks), generator=generator)[:count]]
+    return reference_set_from_batch(paint_glyphs(masks, generator).movedim(1, -1))
+
+
+def colour_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]:
+    """Ink and ground for each of ``count`` prompts."""
+    generator = generator_of("colours", letter, draw)
+    order = [torch.randperm(len(COLOURS), generator=generator)[:2].tolist() for _ in range(count)]
+    return [(COLOURS[ink], COLOURS[ground]) for ink, ground in order]
+
+
+def prompts(world: PocketWorld, letter: str, pairs: list[tuple[str, str]]) -> list:
+    """One conditioning that holds a prompt for each picture of a batch."""
+    each = [world.condition(prompt(letter, *pair))[0] for pair in pairs]
+    pooled = torch.cat([extra["pooled_output"] for _, extra in each])
+    return [[torch.cat([cond for cond, _ in each]), {"pooled_output": pooled}]]
+
+
+def number_of(letter: str, draw: int) -> int:
+    """The host's seed of a run, far from those of the others."""
+    return 1_000_000 * (draw + 1) + 1_000 * LETTERS.index(letter)
+
+
+def optimized(
+    world: PocketWorld,
+    letter: str,
+    count: int,
+    draw: int,
+    settings: Settings,
+    *,
+    reference_count: int = 4,
+    group: str = "report",
+    sampling=SAMPLING,
+    refs: ReferenceSet | None = None,
+    **more,
+) -> dict:
+    """Optimize ``count`` seeds of a letter; returns seed, images, prompts' colours and verdicts."""
+    pairs = colour_pairs_of(letter, count, draw)
+    seed, drawn, history = optimize_seed(
+        world.model,
+        prompts(world, letter, pairs),
+        world.negative,
+        world.vae,
+        world.encoder,
+        refs or references(letter, reference_count, draw, group),
+        {"samples": torch.zeros(count, 4, 8, 8)},
+        sampling.override(seed=number_of(letter, draw)),
+        settings,
+        **more,
+    )
+    images = world.vae.decode(drawn["samples"])
+    return {
+        "seed": seed,
+        "images": images,
+        "pairs": pairs,
+        "history": history,
+        **verdicts(world, images, letter, pairs),
+        "semantic": seed.semantic,
+        "first_semantic": seed.first_semantic,
+        "norm": seed.noise.flatten(1).norm(dim=1).tolist(),
+        "evaluations": seed.evaluations / count,
+    }
+
+
+def verdicts(world: PocketWorld, images: torch.Tensor, letter: str, pairs) -> dict:
+    """Per picture: "right", the share of the two judges that read the letter; "colours"."""
+    answers = list(world.right(images, letter).values())
+    colours = [
+        bool(colours_right(image[None], *pair).all())
+        for image, pair in zip(images, pairs, strict=True)
+    ]
+    return {"right": [sum(both) / 2 for both in zip(*answers, strict=True)], "colours": colours}
+
+
+FIGURES = ("right", "colours", "semantic", "first_semantic", "norm", "evaluations")
+
+
+def figures(result: dict) -> dict:
+    """What of `optimized`'s result goes into JSON."""
+    return {key: result[key] for key in FIGURES}
+
+
+def pictures(images: torch.Tensor) -> np.ndarray:
+    """IMAGE [B, H, W, 3] in 0..1 as uint8."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def mean_and_interval(groups: list[list[float]]) -> dict:
+    """Mean of all values, and its 95 % interval by bootstrap over groups (a letter and a draw).
+
+    Pictures of one group share references and prompt, so it is the groups that are drawn again.
+    """
+    rng = np.random.default_rng(0)
+    values = [np.asarray(group, float) for group in groups]
+    means = []
+    for _ in range(2000):
+        chosen = rng.integers(len(values), size=len(values))
+        drawn = [rng.choice(values[i], len(values[i])) for i in chosen]
+        means.append(np.concatenate(drawn).mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    everything = np.concatenate(values)
+    return {
+        "mean": round(float(everything.mean()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "count": len(everything),
+    }
+
+
+def cost(settings: Settings, steps: int = SAMPLING.steps) -> int:
+    """Model evaluations that a seed costs, the unit in which rivals are compared.
+
+    A forward pass counts as one, a recomputed one too, and a backward pass as two. The last
+    sampling, which only hands over a picture that is known, does not count.
+    """
+    s = settings
+    exact = min(s.gradient_steps or steps, steps)
+    starts = s.candidates + s.neighbours
+    if starts == 1 and s.iterations > 0:
+        starts = 0
+    return starts * steps + s.iterations * (steps + 3 * exact) + (steps if s.iterations else 0)
+
+
+def within(budget: int, settings: Settings, steps: int = SAMPLING.steps) -> Settings:
+    """``settings`` with as many iterations as the budget of model evaluations allows."""
+    one = cost(replace(settings, iterations=2), steps) - cost(
+        replace(settings, iterations=1), steps
+    )
+    fixed = cost(replace(settings, iterations=1), steps) - one
+    return replace(settings, iterations=max(0, math.floor((budget - fixed) / one)))

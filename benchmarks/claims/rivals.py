@@ -1,0 +1,141 @@
+"""Rivals at equal model evaluations, on letters that no setting was tuned on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from pocket_world import SAMPLING
+
+from seedselect_core.geometry import shell_centroid, shell_path
+from seedselect_core.inversion import invert_images
+from seedselect_core.settings import PRESETS, Settings
+
+from .common import (
+    HELD_OUT,
+    colour_pairs_of,
+    cost,
+    figures,
+    mean_and_interval,
+    number_of,
+    optimized,
+    prompts,
+    references,
+    within,
+)
+
+NAME = "rivals"
+BUDGETS = (25, 100, 400, 1600)
+SEEDS = 4
+STEPS = SAMPLING.steps
+PAPER = PRESETS["paper"]
+# ReNO (arXiv 2406.04312): its published optimizer, on this loss.
+RENO = Settings(
+    learning_rate=5.0,
+    optimizer="sgd",
+    schedule="constant",
+    clip_norm=0.1,
+    semantic_weight=1.0,
+    norm_weight=0.01,
+    views=1,
+)
+# AdamW on the plain semantic loss, as a first trial on these letters had it.
+PLAIN_DESCENT = Settings(
+    learning_rate=0.1, schedule="constant", semantic_weight=10.0, norm_weight=0.01, views=1
+)
+OURS = {
+    25: Settings(iterations=1, gradient_steps=1, views=2, learning_rate=0.4),
+    100: PRESETS["quick"],
+    400: PRESETS["default"],
+    1600: PRESETS["thorough"],
+}
+METHODS = {
+    "random": lambda budget: Settings(iterations=0),
+    "best of N": lambda budget: Settings(iterations=0, candidates=budget // STEPS),
+    "zero-order search": lambda budget: Settings(iterations=0, neighbours=budget // STEPS - 1),
+    "ReNO's settings": lambda budget: within(budget, RENO),
+    "plain descent": lambda budget: within(budget, PLAIN_DESCENT),
+    "published SeedSelect": lambda budget: within(budget, PAPER),
+    "NAO start": None,
+    "ours": OURS.get,
+}
+
+
+def units(quick: bool) -> dict[str, dict]:
+    letters, budgets = ("P", BUDGETS[:2]) if quick else (HELD_OUT, BUDGETS)
+    found = {}
+    # The long ones first, so that no process is left with one at the end.
+    for budget in reversed(budgets):
+        for draw in range(1 if quick or budget == BUDGETS[-1] else 2):
+            for letter in letters:
+                for number, method in enumerate(METHODS):
+                    how = {"letter": letter, "draw": draw, "budget": budget, "method": method}
+                    found[f"{budget}_{letter}_{draw}_{number}"] = how
+    return found
+
+
+def run(world, path: Path, letter: str, draw: int, budget: int, method: str) -> dict:
+    how = {"letter": letter, "draw": draw, "budget": budget, "method": method}
+    if method == "NAO start":
+        result, spent = _from_inverted(world, letter, draw, budget)
+    else:
+        settings = METHODS[method](budget)
+        result, spent = optimized(world, letter, SEEDS, draw, settings), cost(settings)
+    return how | figures(result) | {"cost": spent}
+
+
+def _from_inverted(world, letter: str, draw: int, budget: int) -> tuple[dict, int]:
+    """References inverted to noise at guidance 1; their centroid and the paths to it start."""
+    refs = references(letter, 4, draw)
+    pairs = colour_pairs_of(letter, 4, draw)
+    sampling = SAMPLING.override(seed=number_of(letter, draw), cfg=1.0)
+    spent = STEPS  # one refinement a step and picture; four references for four seeds
+    inverted = invert_images(
+        world.model,
+        prompts(world, letter, pairs),
+        world.negative,
+        world.vae,
+        refs.resized(64, 64),
+        sampling,
+        refinements=1,
+    ).seed
+    centre = shell_centroid(inverted.noise)
+    # Each seed starts halfway between the centroid and one of the references.
+    starts = torch.stack([shell_path(centre, noise, 3)[1] for noise in inverted.noise])
+    settings = within(budget - spent, PAPER)
+    start = replace(inverted, noise=starts, sampling=SAMPLING)
+    return (
+        optimized(world, letter, SEEDS, draw, settings, refs=refs, start=start),
+        spent + cost(settings),
+    )
+
+
+def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+    table = []
+    for method in METHODS:
+        for budget in BUDGETS:
+            own = [
+                unit
+                for unit in found.values()
+                if (unit["method"], unit["budget"]) == (method, budget)
+            ]
+            if own:
+                table.append(
+                    {
+                        "method": method,
+                        "budget": budget,
+                        "cost": own[0]["cost"],
+                        **{
+                            key: mean_and_interval([unit[key] for unit in own])
+                            for key in ("right", "colours", "semantic", "norm")
+                        },
+                        "letters": {
+                            letter: round(
+                                sum(sum(u["right"]) for u in own if u["letter"] == letter)
+                                / sum(len(u["right"]) for u in own if u["letter"] == letter),
+                                3,
+                            )
+                            for letter in dict.fromkeys(unit["letter"] for unit in own)
+                        },
+                    }
+                )
+    return {"table": table}

@@ -1,0 +1,114 @@
+"""Sets of pictures of the rare letters, made by bootstrapping: what the next two sections measure.
+
+For every rare letter and 1, 2, 4 and 8 references one set, and as many plain pictures.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from pocket_world import RESULTS, SAMPLING
+
+from seedselect_core.bootstrap import SetSettings, make_set
+from seedselect_core.references import reference_set_from_batch
+from seedselect_core.settings import PRESETS, Settings
+
+from .classification import real_images
+from .common import HELD_OUT, RARE, colour_pairs_of, mean_and_interval, number_of, optimized
+from .common import pictures, prompts
+
+NAME = "sets"
+BATCH = 8
+REFERENCES = (1, 2, 4, 8)
+# Enough for the measures of diversity at eight references, and for a classifier at fewer.
+FEW, MANY = 16, 100
+
+
+def units(quick: bool) -> dict[str, dict]:
+    if quick:
+        return {f"{x}_4": {"letter": x, "count": 4, "wanted": 12, "quick": True} for x in RARE[-1:]}
+    found = {}
+    for count in reversed(REFERENCES):
+        for letter in reversed(RARE):
+            wanted = MANY if count == 8 and letter in HELD_OUT else FEW
+            how = {"letter": letter, "count": count, "wanted": wanted, "quick": False}
+            found[f"{letter}_{count}"] = how
+    return found
+
+
+def stored(quick: bool, letter: str, count: int) -> dict[str, torch.Tensor]:
+    """Pictures of a set, uint8 [n, 64, 64, 3]: "plain" and "seedselect"."""
+    with np.load(_place(quick) / f"{letter}_{count}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in ("plain", "seedselect")}
+
+
+def _place(quick: bool) -> Path:
+    return RESULTS / "units" / ("quick" if quick else "quality") / "pictures"
+
+
+def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) -> dict:
+    refs = reference_set_from_batch(real_images(letter, count, 0))
+    pairs = colour_pairs_of(letter, BATCH, 20 + count)
+    _, made = make_set(
+        world.model,
+        prompts(world, letter, pairs),
+        world.negative,
+        world.vae,
+        world.encoder,
+        refs,
+        {"samples": torch.zeros(BATCH, 4, 8, 8)},
+        SAMPLING.override(seed=number_of(letter, 20 + count)),
+        PRESETS["default"],
+        SetSettings(count=wanted),
+    )
+    plain, right_plain = [], []
+    for number in range(-(-wanted // BATCH)):
+        batch = optimized(world, letter, BATCH, 40 + number, Settings(iterations=0))
+        plain.append(batch["images"])
+        right_plain += batch["right"]
+    _place(quick).mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        _place(quick) / f"{letter}_{count}.npz",
+        plain=pictures(torch.cat(plain)[:wanted]),
+        seedselect=pictures(made.images[:wanted]),
+    )
+    right = [sum(both) / 2 for both in zip(*world.right(made.images, letter).values(), strict=True)]
+    first, later = made.cost()
+    return {
+        "letter": letter,
+        "references": count,
+        "made": len(made.semantic),
+        "wanted": wanted,
+        "right_plain": right_plain[:wanted],
+        "right_first": right[: made.kept_first],
+        "right_later": right[made.kept_first : wanted],
+        "semantic_first": made.semantic[: made.kept_first],
+        "semantic_later": made.semantic[made.kept_first : wanted],
+        "evaluations_first": first,
+        "evaluations_later": later,
+        "duplicates": made.duplicates,
+        "misses": made.misses,
+    }
+
+
+def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+    def of(own: list[dict]) -> dict:
+        keys = ("right_plain", "right_first", "right_later", "semantic_first", "semantic_later")
+        row = {
+            key: mean_and_interval([u[key] for u in own if u[key]])
+            for key in keys
+            if any(u[key] for u in own)
+        }
+        for key in ("evaluations_first", "evaluations_later"):
+            row[key] = round(sum(unit[key] for unit in own) / len(own), 1)
+        row["later_share"] = round(row["evaluations_later"] / row["evaluations_first"], 3)
+        for key in ("made", "wanted", "duplicates", "misses"):
+            row[key] = sum(unit[key] for unit in own)
+        return row
+
+    table = {"all": of(list(found.values()))}
+    for count in REFERENCES:
+        own = [unit for unit in found.values() if unit["references"] == count]
+        if own:
+            table[f"{count} references"] = of(own)
+    return {"table": table}

@@ -1,0 +1,153 @@
+"""The figures of docs/results.md, from nothing.
+
+python3 scripts/host.py bench quality [--quick] [--only SECTION ...] [--jobs N]
+
+Each section is a file in ``claims/`` and consists of units that are worked on side by side, each in
+a process of its own. A finished unit is kept and not done again while the code is the same, so that
+a run that was stopped goes on. Writes ``results/quality/<section>.json`` and pictures, and then
+``docs/results.md``. With ``--quick``: a small part of every section, into ``results/quick/``.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from pocket_world import REPO, RESULTS, PocketWorld
+
+import torch
+from claims import (
+    classification_section,
+    diversity_section,
+    frequency,
+    rivals,
+    sets,
+    tradeoff,
+    transfer,
+)
+
+SECTIONS = {
+    module.NAME: module
+    for module in (
+        frequency,
+        rivals,
+        sets,
+        diversity_section,
+        classification_section,
+        transfer,
+        tradeoff,
+    )
+}
+# Whatever a figure depends on: other code, other figures. (The sweep is a node's, not measured.)
+SOURCES = (
+    "seedselect_core/**/[!s]*.py",
+    "seedselect_core/**/s[!w]*.py",
+    "benchmarks/claims/common.py",
+    "benchmarks/pocket_world.py",
+)
+DATA = ("pocket/weights/*.safetensors", "pocket/atlas/*.png")
+
+
+def fingerprint(module) -> str:
+    """Of the code and data on which a section's figures depend."""
+    digest = hashlib.sha256()
+    files = [path for pattern in (*SOURCES, *DATA) for path in sorted(REPO.glob(pattern))]
+    parts = [module, *getattr(module, "DEPENDS", ())]
+    for path in [*files, *(Path(part.__file__) for part in parts)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_world: PocketWorld | None = None
+
+
+def _prepare() -> None:
+    global _world
+    torch.set_num_threads(1)
+    _world = PocketWorld()
+
+
+@torch.inference_mode()
+def _work(section: str, arguments: dict, folder: Path, name: str) -> None:
+    """Do one unit; what it found is there whole or not at all."""
+    began = time.monotonic()
+    found = SECTIONS[section].run(_world, folder / name, **arguments)
+    found["seconds"] = round(time.monotonic() - began, 1)
+    part = folder / f"{name}.part"
+    part.write_text(json.dumps(found))
+    part.replace(folder / f"{name}.json")
+
+
+def run_section(module, pool: ProcessPoolExecutor, quick: bool) -> tuple[dict[str, dict], Path]:
+    """All units of a section, those that are done already included."""
+    kind = "quick" if quick else "quality"
+    folder = RESULTS / "units" / kind / module.NAME / fingerprint(module)
+    folder.mkdir(parents=True, exist_ok=True)
+    units = module.units(quick)
+    missing = {name: how for name, how in units.items() if not (folder / f"{name}.json").exists()}
+    began = time.monotonic()
+    print(f"{module.NAME}: {len(units)} units, {len(missing)} to do", flush=True)
+    jobs = [pool.submit(_work, module.NAME, how, folder, name) for name, how in missing.items()]
+    try:
+        for done, job in enumerate(as_completed(jobs), 1):
+            job.result()
+            took = time.monotonic() - began
+            print(
+                f"  {done} of {len(jobs)}, {took:.0f} s, "
+                f"about {took / done * (len(jobs) - done):.0f} s to go",
+                flush=True,
+            )
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in units}, folder
+
+
+def provenance() -> dict:
+    """Commit and machine, so that a figure can be traced."""
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=REPO, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return {
+        "commit": git("rev-parse", "HEAD") + ("*" if git("status", "--porcelain") else ""),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small part, in ten minutes")
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    output = RESULTS / ("quick" if args.quick else "quality")
+    output.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.jobs, initializer=_prepare) as pool:
+        for name in SECTIONS:
+            if name not in args.only:
+                continue
+            module = SECTIONS[name]
+            found, folder = run_section(module, pool, args.quick)
+            summary = module.summarise(found, folder, output)
+            seconds = round(sum(unit["seconds"] for unit in found.values()))
+            result = {"section": name, "quick": args.quick, **provenance()}
+            result |= {"core_seconds": seconds, "summary": summary}
+            (output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            print(json.dumps(summary, indent=1)[:3000], flush=True)
+    if not args.quick:
+        page = [sys.executable, str(Path(__file__).parent / "results_page.py")]
+        subprocess.run(page, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Write docs/results.md from the figures that `quality` measured: tables, plots, commands.
+
+python3 scripts/host.py bench results_page
+
+Nothing on that page is typed by hand but the sentences between the figures.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+REPO = Path(__file__).resolve().parent.parent
+FIGURES = REPO / "benchmarks" / "results" / "quality"
+PAGE, PLOTS = REPO / "docs" / "results.md", REPO / "docs" / "results"
+COLOURS = ["#8a8a8a", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#000000", "#ee6677"]
+
+
+def percent(figure: dict) -> str:
+    """Mean and 95 % interval of a share."""
+    return f"{figure['mean']:.1%} ({figure['low']:.0%} to {figure['high']:.0%})"
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def section(name: str) -> dict:
+    return json.loads((FIGURES / f"{name}.json").read_text())
+
+
+def told(result: dict) -> str:
+    """Where a section's figures come from."""
+    return (
+        f"*`python3 scripts/host.py bench quality --only {result['section']}`; commit "
+        f"`{result['commit'][:12]}`, {result['machine']}, torch {result['torch']}, "
+        f"{result['core_seconds'] / 60:.0f} minutes of one core.*"
+    )
+
+
+def error_bars(points: list[dict]) -> list[list[float]]:
+    return [
+        [max(0.0, point["mean"] - point["low"]) for point in points],
+        [max(0.0, point["high"] - point["mean"]) for point in points],
+    ]
+
+
+def finish(figure, name: str) -> str:
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(PLOTS / f"{name}.png", dpi=110)
+    plt.close(figure)
+    return f"![{name}](results/{name}.png)"
+
+
+def frequency() -> str:
+    result = section("frequency")
+    letters, buckets = result["summary"]["letters"], result["summary"]["buckets"]
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    for offset, when, colour in ((-0.2, "without", COLOURS[0]), (0.2, "with", COLOURS[3])):
+        points = [row[when]["right"] for row in letters]
+        axes.bar(
+            [index + offset for index in range(len(letters))],
+            [point["mean"] for point in points],
+            0.4,
+            yerr=error_bars(points),
+            color=colour,
+            ecolor="#444444",
+            error_kw={"linewidth": 0.8},
+            label=when + " SeedSelect",
+        )
+    labels = [f"{row['letter']}\n{row['fonts']}" for row in letters]
+    axes.set_xticks(range(len(letters)), labels, fontsize=7)
+    axes.set(ylabel="judged right", xlabel="letter, and fonts of it that the model has seen")
+    axes.legend(loc="lower left")
+    rows = [
+        [
+            name,
+            percent(row["without"]["right"]),
+            percent(row["with"]["right"]),
+            percent(row["with"]["colours"]),
+            f"{row['without']['semantic']['mean']:.3f}, {row['with']['semantic']['mean']:.3f}",
+            f"{row['with']['norm']['mean']:.2f}",
+            row["with"]["right"]["count"],
+        ]
+        for name, row in buckets.items()
+    ]
+    head = ["letters", "right without", "right with", "both colours right with"]
+    head += ["semantic loss without, with", "norm (Gaussian: 16)", "pictures"]
+    return "\n\n".join([finish(figure, "frequency"), table(head, rows), told(result)])
+
+
+def rivals() -> str:
+    result = section("rivals")
+    entries = result["summary"]["table"]
+    methods = list(dict.fromkeys(entry["method"] for entry in entries))
+    budgets = sorted({entry["budget"] for entry in entries})
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    rows = []
+    for method, colour in zip(methods, COLOURS, strict=True):
+        own = {entry["budget"]: entry for entry in entries if entry["method"] == method}
+        axes.errorbar(
+            list(own),
+            [entry["right"]["mean"] for entry in own.values()],
+            error_bars([entry["right"] for entry in own.values()]),
+            label=method,
+            color=colour,
+            marker="o",
+            linewidth=2.5 if method == "ours" else 1.2,
+            elinewidth=0.6,
+        )
+        cells = [
+            f"{percent(own[b]['right'])}; {own[b]['semantic']['mean']:.3f}" if b in own else ""
+            for b in budgets
+        ]
+        rows.append([f"**{method}**" if method == "ours" else method, *cells])
+    axes.set_xscale("log")
+    axes.set_xticks(budgets, budgets)
+    axes.set(xlabel="model evaluations for each picture", ylabel="judged right", ylim=(0, 1.03))
+    axes.legend(fontsize=8)
+    head = ["judged right; semantic loss", *(f"{budget} evaluations" for budget in budgets)]
+    last = max(budgets)
+    each = [entry for entry in entries if entry["budget"] == last]
+    by_letter = table(
+        [f"at {last}", *each[0]["letters"]],
+        [[e["method"], *(f"{share:.0%}" for share in e["letters"].values())] for e in each],
+    )
+    return "\n\n".join([finish(figure, "rivals"), table(head, rows), by_letter, told(result)])
+
+
+def tradeoff() -> str:
+    result = section("tradeoff")
+    rows = [
+        [
+            sweep,
+            label,
+            percent(figures["right"]),
+            f"{figures['colours']['mean']:.0%}",
+            f"{figures['semantic']['mean']:.3f}",
+            f"{figures['norm']['mean']:.2f}",
+        ]
+        for sweep, variants in result["summary"]["sweeps"].items()
+        for label, figures in variants.items()
+    ]
+    head = ["setting", "value", "judged right", "both colours right", "semantic loss", "norm"]
+    return "\n\n".join([table(head, rows), told(result)])
+
+
+def transfer() -> str:
+    result = section("transfer")
+    parts = []
+    for name, changes in result["summary"]["table"].items():
+        rows = [
+            [change, percent(figures["with"]), percent(figures["without"])]
+            for change, figures in changes.items()
+        ]
+        parts.append(table([name, "judged right", "random noise, sampled the same way"], rows))
+    return "\n\n".join([*parts, told(result)])
+
+
+def sets() -> str:
+    result = section("sets")
+    rows = [
+        [
+            name,
+            percent(row["right_plain"]),
+            percent(row["right_first"]),
+            percent(row["right_later"]) if "right_later" in row else "",
+            f"{row['evaluations_first']:.0f}, {row['evaluations_later']:.0f}",
+            f"{row['later_share']:.0%}",
+            f"{row['made']} of {row['wanted']}; {row['duplicates']}, {row['misses']}",
+        ]
+        for name, row in result["summary"]["table"].items()
+    ]
+    head = ["sets", "plain, right", "first batch, right", "later, right"]
+    head += ["evaluations a picture: first, later", "later's share", "made; duplicates, misses"]
+    return "\n\n".join([table(head, rows), told(result)])
+
+
+def diversity() -> str:
+    result = section("diversity")
+    parts = []
+    for eye, found in result["summary"]["table"].items():
+        rows = [
+            [who, *(f"{row[key]:.2f}" for key in ("entropy", "ndb", "pairwise", "nearest_real"))]
+            for who, row in found["mean"].items()
+        ]
+        some = next(iter(found["letters"].values()))
+        head = [f"seen by {eye}", "entropy (bits)", f"NDB of {some['bins']} bins"]
+        head += ["mean distance", "to the nearest real one"]
+        parts.append(table(head, rows))
+    return "\n\n".join([*parts, told(result)])
+
+
+def classification() -> str:
+    result = section("classification")
+    shots = result["summary"]["table"]
+    arms = list(next(iter(shots.values())))
+    figure, axes = plt.subplots(figsize=(7, 3.8))
+    for number, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+        points = [rows[arm]["rare"] for rows in shots.values()]
+        places = [index + (number - len(arms) / 2) * 0.12 for index in range(len(shots))]
+        heights = [point["mean"] for point in points]
+        axes.bar(places, heights, 0.11, yerr=error_bars(points), color=colour, label=arm)
+    axes.set_xticks(range(len(shots)), list(shots))
+    axes.set(ylabel="accuracy on the rare letters", ylim=(0, 1))
+    axes.legend(fontsize=7, ncols=2)
+    rows = [
+        [
+            arm,
+            *(
+                f"{percent(rows[arm]['rare'])}; {rows[arm]['frequent']['mean']:.1%}"
+                for rows in shots.values()
+            ),
+        ]
+        for arm in arms
+    ]
+    head = ["rare; frequent letters", *shots]
+    return "\n\n".join([finish(figure, "classification"), table(head, rows), told(result)])
+
+
+PARTS = {
+    part.__name__: part
+    for part in (frequency, rivals, tradeoff, transfer, sets, diversity, classification)
+}
+
+
+def main() -> None:
+    template = (Path(__file__).parent / "results_page.template.md").read_text()
+    for name, part in PARTS.items():
+        template = template.replace(f"<!-- {name} -->", part())
+    PAGE.write_text(template)
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
