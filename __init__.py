@@ -2,11 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .nodes.diverse import DiverseSet
+from .nodes.explore import InterpolateSeeds, InvertImage, SeedCentroid
 from .nodes.optimize import SeedSelectOptimize
 from .nodes.pocket import LoadPocketModel, PocketReferences
 from .nodes.references import LoadReferenceSet
+from .nodes.report import DiversityReportNode
 from .nodes.sample import SampleFromSeed
 from .nodes.seeds import LoadSeed, SaveSeed, SeedToNoise
+from .nodes.sweep import TradeoffSweep
 
 WEB_DIRECTORY = "./web"
 
@@ -20,6 +24,12 @@ class SeedSelectExtension(ComfyExtension):
             SaveSeed,
             LoadSeed,
             SeedToNoise,
+            InvertImage,
+            SeedCentroid,
+            InterpolateSeeds,
+            DiverseSet,
+            TradeoffSweep,
+            DiversityReportNode,
             LoadPocketModel,
             PocketReferences,
         ]

@@ -12,16 +12,17 @@ from server import PromptServer
 
 from ..seedselect_core.encoders import ClipVisionEncoder
 from ..seedselect_core.host.differentiable_samplers import PROVEN
-from ..seedselect_core.optimize import optimize_seed
+from ..seedselect_core.optimize import draw_references, optimize_seed
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import SamplingSettings, Seed
-from ..seedselect_core.settings import OPTIMIZERS, PRESETS, SCHEDULES, Settings
+from ..seedselect_core.settings import OPTIMIZERS, PRESETS, SCHEDULES, SHELLS, Settings
 from .seeds import save_numbered
 from .types import ReferenceSetType, SeedHistoryType, SeedType
 
 CUSTOM = "custom"
 DEFAULT = PRESETS["default"]
 PREVIEW_SIZE = 512
+CONTRAST_PICTURES = 4
 
 
 class SeedSelectOptimize(io.ComfyNode):
@@ -36,7 +37,20 @@ class SeedSelectOptimize(io.ComfyNode):
                 "model itself is not changed. One iteration costs about four samplings."
             ),
             search_aliases=["optimize noise", "rare concept", "seedselect"],
-            inputs=[*_connections(), *_sampling_inputs(), *_descent_inputs()],
+            inputs=[
+                *connections(),
+                *sampling_inputs(),
+                *_descent_inputs(),
+                SeedType.Input(
+                    "start",
+                    optional=True,
+                    tooltip=(
+                        "Starts the search here instead of at random noise: an inverted picture, a "
+                        "centroid, points between two seeds, an earlier seed. As many as the batch."
+                    ),
+                ),
+                *contrast_inputs(),
+            ],
             outputs=[
                 SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
                 io.Image.Output("images", tooltip="What the best noise of each seed draws."),
@@ -61,16 +75,18 @@ class SeedSelectOptimize(io.ComfyNode):
         sampler_name,
         scheduler,
         preset,
+        start=None,
+        contrast=None,
+        contrast_prompt=None,
         **custom,
     ) -> io.NodeOutput:
         settings = _settings(custom) if preset == CUSTOM else PRESETS[preset]
-        node_id = cls.hidden.unique_id
-        show = _Display(node_id)
-
-        def keep(best: Seed) -> None:
-            path = save_numbered(best, "seeds/unfinished")
-            logging.info("SeedSelect: the best seed so far is in %s", path)
-            show.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
+        show = Display(cls.hidden.unique_id)
+        sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
+        if contrast is None and contrast_prompt is not None:
+            contrast = draw_references(
+                model, contrast_prompt, negative, vae, latent, sampling, CONTRAST_PICTURES
+            )
 
         best, drawn, history = optimize_seed(
             model,
@@ -80,10 +96,12 @@ class SeedSelectOptimize(io.ComfyNode):
             ClipVisionEncoder(clip_vision),
             references,
             latent,
-            SamplingSettings(steps, cfg, sampler_name, scheduler, seed),
+            sampling,
             settings,
+            start=start,
+            contrast=contrast,
             on_progress=show,
-            on_unfinished=keep,
+            on_unfinished=show.keep,
         )
         return io.NodeOutput(best, vae.decode(drawn["samples"]), history)
 
@@ -97,7 +115,7 @@ def _settings(custom: dict) -> Settings:
     return Settings(**custom, step_weights=numbers)
 
 
-class _Display:
+class Display:
     """Progress bar, the best pictures so far as preview, and the losses as text."""
 
     def __init__(self, node_id: str):
@@ -106,11 +124,17 @@ class _Display:
     def text(self, message: str) -> None:
         PromptServer.instance.send_progress_text(message, self.node_id)
 
+    def keep(self, best: Seed) -> None:
+        """Save what an error or Cancel would lose, and say where it is."""
+        path = save_numbered(best, "seeds/unfinished")
+        logging.info("SeedSelect: the best seed so far is in %s", path)
+        self.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
+
     def __call__(self, progress: Progress) -> None:
         preview = None
         if progress.new_best:
             best = progress.best
-            preview = ("JPEG", _grid(best.images), PREVIEW_SIZE)
+            preview = ("JPEG", grid(best.images), PREVIEW_SIZE)
             now, first = best.semantic.mean(), best.first_semantic.mean()
             self.text(
                 f"iteration {progress.iteration}: semantic loss {now:.4f}, was {first:.4f} "
@@ -119,7 +143,7 @@ class _Display:
         self.bar.update_absolute(progress.done, progress.planned, preview)
 
 
-def _grid(images: torch.Tensor) -> Image.Image:
+def grid(images: torch.Tensor) -> Image.Image:
     """Up to nine pictures [B, H, W, 3] side by side."""
     images = images[:9]
     columns = math.ceil(math.sqrt(len(images)))
@@ -132,7 +156,7 @@ def _grid(images: torch.Tensor) -> Image.Image:
     return Image.fromarray((grid * 255).round().to(torch.uint8).numpy())
 
 
-def _connections() -> list:
+def connections() -> list:
     return [
         io.Model.Input("model", tooltip="Any image model, with LoRAs and patches as you like."),
         io.Conditioning.Input("positive", tooltip="The prompt. Name the concept as usual."),
@@ -150,7 +174,7 @@ def _connections() -> list:
     ]
 
 
-def _sampling_inputs() -> list:
+def sampling_inputs() -> list:
     return [
         io.Int.Input(
             "seed",
@@ -181,6 +205,24 @@ def _sampling_inputs() -> list:
             options=comfy.samplers.SCHEDULER_NAMES,
             default="normal",
             tooltip="How the noise levels are spread over the steps.",
+        ),
+    ]
+
+
+def contrast_inputs() -> list:
+    return [
+        ReferenceSetType.Input(
+            "contrast",
+            optional=True,
+            tooltip="Pictures of what the model draws instead: the search pushes away from them.",
+        ),
+        io.Conditioning.Input(
+            "contrast_prompt",
+            optional=True,
+            tooltip=(
+                "The same, as a prompt: a few plain pictures of it are drawn. Not needed where "
+                "'contrast' is connected."
+            ),
         ),
     ]
 
@@ -221,6 +263,7 @@ def _descent_inputs() -> list:
         number("semantic_weight", "Likeness to the references as the encoder sees it.", 1e4, 0.1),
         number("appearance_weight", "Likeness of latents: colours and layout too.", 1e4, 0.1),
         number("norm_weight", "Keeps the noise as long as Gaussian noise is.", 1e4, 0.001),
+        number("contrast_weight", "Push away from 'contrast', where it is connected.", 1e4, 0.1),
         io.String.Input(
             "step_weights",
             default=", ".join(str(weight) for weight in DEFAULT.step_weights),
@@ -228,6 +271,20 @@ def _descent_inputs() -> list:
         ),
         whole("views", "Slightly moved views of each picture that the encoder compares.", 1, 64),
         whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
+        whole("neighbours", "Then so many tries nearby, without a gradient.", 0, 10000),
+        number("neighbour_angle", "How far those are: radians, 1.57 is anywhere.", 1.571, 0.01),
+        whole(
+            "gradient_steps",
+            "Last denoising steps that are differentiated; 0: all, the exact gradient.",
+            0,
+            10000,
+        ),
+        io.Combo.Input(
+            "shell",
+            options=list(SHELLS),
+            default=DEFAULT.shell,
+            tooltip="After each step put the noise back: nowhere, to its usual norm, by channel.",
+        ),
         number("target", "A seed is done this near; 1: as the references; 0: never.", 10.0, 0.01),
         whole("patience", "Stop after so many iterations without progress; 0: never.", 0, 10000),
     ]

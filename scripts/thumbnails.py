@@ -2,7 +2,7 @@
 
 usage: PYTHON scripts/thumbnails.py [NAME ..]      (PYTHON: the host's; see host.py)
 
-The pocket workflow is run first, so that its pictures are on it.
+The pocket workflows are run first, so that their pictures are on them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,44 @@ from playwright.sync_api import sync_playwright
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIZE, SIDE = 960, 480
-RUNS = ("pocket_demo",)
-# Groups whose width a thumbnail shows, and how far below their upper edge it begins.
-AREAS = {"pocket_demo": (["Before", "After"], 360)}
-DEFAULT_AREA = (["Prompt", "SeedSelect"], 0)
+# Pocket workflows, and what is changed so that each takes about a minute.
+QUICK = {"preset": "quick"}
+RUNS = {
+    "pocket_demo": {},
+    "pocket_rare_concept": {},
+    "pocket_interpolate_seeds": {},
+    "pocket_diverse_set": {"SeedSelectDiverseSet": QUICK},
+    "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK},
+}
+# Groups whose width a thumbnail shows, how far below their upper edge it begins, and how much is
+# cut off at either side.
+AREAS = {
+    "pocket_demo": (["Before", "After"], 360, 0),
+    "pocket_rare_concept": (["Before", "After"], 360, 0),
+    "pocket_interpolate_seeds": (["From the first"], 430, 200),
+    "pocket_diverse_set": (["Pictures that differ"], 80, 200),
+    "pocket_tradeoff_sweep": (["What the two losses"], 0, 0),
+    "interpolate_seeds": (["Prompt", "Two pictures"], 0, 0),
+}
+DEFAULT_AREA = (["Prompt", "SeedSelect"], 0, 0)
 
-FRAME = """([titles, below]) => {
+FRAME = """([titles, below, aside]) => {
     const groups = app.graph.groups.filter(g => titles.some(title => g.title.startsWith(title)));
-    const left = Math.min(...groups.map(g => g.pos[0]));
+    const left = Math.min(...groups.map(g => g.pos[0])) + aside;
     const top = Math.min(...groups.map(g => g.pos[1])) + below;
-    const right = Math.max(...groups.map(g => g.pos[0] + g.size[0]));
+    const right = Math.max(...groups.map(g => g.pos[0] + g.size[0])) - aside;
     const box = app.canvas.canvas.getBoundingClientRect();
     const scale = SIZE / (right - left);
     app.canvas.ds.scale = scale;
     app.canvas.ds.offset = [(320 - box.left) / scale - left, (80 - box.top) / scale - top];
     app.canvas.setDirty(true, true);
 }""".replace("SIZE", str(SIZE))
+CHANGE = """changes => {
+    for (const [type, values] of Object.entries(changes))
+        for (const [name, value] of Object.entries(values))
+            app.graph.nodes.find(node => node.type == type)
+                .widgets.find(widget => widget.name == name).value = value;
+}"""
 ALL_SHOWN = """() => app.graph.nodes.filter(node => node.type == "SaveImage").every(
     node => node.imgs?.length && node.imgs.every(image => image.complete && image.naturalWidth))"""
 
@@ -58,6 +80,7 @@ def main(names: list[str]) -> int:
             )
             page.wait_for_timeout(2000)
             if name in RUNS:
+                page.evaluate(CHANGE, RUNS[name])
                 page.get_by_test_id("queue-button").click()
                 page.wait_for_function(ALL_SHOWN, timeout=600_000)
             # Only the graph: no menus and dialogs over it.

@@ -13,6 +13,8 @@ from test_unroll import unrolled
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.losses import contrast_loss
 from seedselect_core.seed import SamplingSettings, Seed
+from seedselect_core.targets import Targets
+from seedselect_core.views import draw_views
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +42,20 @@ def test_neighbours_only_ever_improve():
     torch.testing.assert_close(final.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1))
 
 
-def test_a_neighbour_is_as_far_from_the_best_as_told():
+@pytest.mark.parametrize("better", [False, True], ids=["the first stays best", "each is better"])
+def test_a_neighbour_is_as_far_from_the_best_as_told(better):
     noise = tiny.normal(1, 4, 4, 4, seed=1)
     tried = []
 
     def loss(noise):
         tried.append(noise.detach().clone())
-        return torch.full((len(noise),), float(len(tried)))  # the first stays the best
+        return torch.full((len(noise),), float(-len(tried) if better else len(tried)))
 
     settings = tiny.settings(iterations=0, neighbours=3, neighbour_angle=0.4)
     climb(settings, noise, Hills(loss), draw=lambda n: tiny.normal(1, 4, 4, 4, seed=50 + n))
-    for other in tried[1:4]:
-        cosine = torch.nn.functional.cosine_similarity(noise.flatten(), other.flatten(), dim=0)
+    for number, other in enumerate(tried[1:4]):
+        best = tried[number if better else 0]
+        cosine = torch.nn.functional.cosine_similarity(best.flatten(), other.flatten(), dim=0)
         assert math.acos(cosine.item()) == pytest.approx(0.4, abs=1e-3)
 
 
@@ -194,3 +198,18 @@ def test_a_seed_that_is_done_is_left_out_of_the_batch():
     assert history.evaluations < all_along.evaluations
     for found, without_target in zip(seed.semantic, whole.semantic, strict=True):
         assert found <= threshold or found == pytest.approx(without_target, abs=1e-4)
+
+
+def test_who_is_left_keeps_its_own_references():
+    targets = Targets(
+        torch.eye(3),
+        tiny.normal(3, 4, 8, 8, seed=1),
+        torch.zeros(3),
+        torch.zeros(4, 8, 8),
+        draw_views(1),
+        1.0,
+    ).of_subsets([[0], [1], [2, 1]])
+    semantic, appearance = targets.of_rows(torch.tensor([2, 0]))
+    torch.testing.assert_close(semantic, torch.tensor([[0, 0.5**0.5, 0.5**0.5], [1, 0, 0]]))
+    torch.testing.assert_close(appearance[1], targets.latents[0])
+    torch.testing.assert_close(appearance[0], (targets.latents[1] + targets.latents[2]) / 2)

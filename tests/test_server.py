@@ -27,6 +27,12 @@ OURS = {
     "SeedSelectSaveSeed",
     "SeedSelectLoadSeed",
     "SeedSelectSeedToNoise",
+    "SeedSelectInvertImage",
+    "SeedSelectSeedCentroid",
+    "SeedSelectInterpolateSeeds",
+    "SeedSelectDiverseSet",
+    "SeedSelectTradeoffSweep",
+    "SeedSelectDiversityReport",
     "SeedSelectLoadPocketModel",
     "SeedSelectPocketReferences",
 }
@@ -112,7 +118,8 @@ def optimize(**changes) -> dict:
     """Pocket references and the node that optimizes, with two short iterations."""
     inputs = {"model": ["model", 0], "positive": ["pos", 0], "negative": ["neg", 0]}
     inputs |= {"vae": ["model", 2], "clip_vision": ["model", 3], "references": ["refs", 0]}
-    inputs |= {"latent": ["latent", 0], "seed": 5, "preset": "custom", "iterations": 2} | SAMPLING
+    inputs |= {"latent": ["latent", 0], "seed": 5, "preset": "custom", "candidates": 1}
+    inputs |= {"iterations": 2} | SAMPLING
     return {
         "letters": ("SeedSelectPocketReferences", {"letter": "S", "count": 2}),
         "refs": ("SeedSelectLoadReferenceSet", {"folder": "(none)", "images": ["letters", 0]}),
@@ -162,7 +169,7 @@ def test_pocket_workflow_end_to_end(client, server, api, object_info):
     prompt = to_api(graph, object_info)
     node = find(prompt, "SeedSelectOptimize")
     settings = prompt[node]["inputs"]
-    settings |= {"preset": "custom", "iterations": 2}
+    settings |= {"preset": "custom", "iterations": 2, "candidates": 1}
     prompt[find(prompt, "EmptyLatentImage")]["inputs"]["batch_size"] = 2
     prompt |= api(
         {

@@ -1,0 +1,195 @@
+"""The node that makes many different pictures of one concept."""
+
+import torch
+from comfy_api.latest import io
+
+from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
+from ..seedselect_core.encoders import ClipVisionEncoder
+from ..seedselect_core.optimize import BATCH_NOISE, draw_references
+from ..seedselect_core.search import Progress
+from ..seedselect_core.seed import SamplingSettings
+from ..seedselect_core.settings import PRESETS
+from .optimize import (
+    CONTRAST_PICTURES,
+    PREVIEW_SIZE,
+    Display,
+    connections,
+    contrast_inputs,
+    grid,
+    sampling_inputs,
+)
+from .types import SeedType
+
+DEFAULT = SetSettings()
+
+
+class DiverseSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeedSelectDiverseSet",
+            display_name="Diverse Set",
+            category="SeedSelect",
+            description=(
+                "Makes many different pictures of the concept. The first batch is optimized in "
+                "full; the others start from what it found, and cost a part of it."
+            ),
+            search_aliases=["bootstrap", "dataset", "many seeds", "seedselect"],
+            inputs=[
+                *connections(),
+                *_steady_sampling_inputs(),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="default",
+                    tooltip="How the first batch is optimized, as in 'SeedSelect Optimize'.",
+                ),
+                io.Int.Input(
+                    "count", default=DEFAULT.count, min=1, max=4096, tooltip="Pictures wanted."
+                ),
+                io.Int.Input(
+                    "subset",
+                    default=DEFAULT.subset,
+                    min=0,
+                    max=4096,
+                    tooltip="References that each picture is pulled towards, drawn anew; 0: all.",
+                ),
+                io.Float.Input(
+                    "angle",
+                    default=DEFAULT.angle,
+                    min=0.01,
+                    max=1.571,
+                    step=0.01,
+                    tooltip=(
+                        "How far a found seed is turned for a new start, in radians: more differs "
+                        "more and takes longer. 1.57: nothing of it is left."
+                    ),
+                ),
+                io.Int.Input(
+                    "iterations",
+                    default=DEFAULT.iterations,
+                    min=0,
+                    max=10000,
+                    tooltip="Gradient steps of a later picture, at most.",
+                ),
+                io.Float.Input(
+                    "min_distance",
+                    default=DEFAULT.min_distance,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip=(
+                        "Pictures nearer than this are duplicates and thrown away; 1 is how far "
+                        "references are from their centre. 0 keeps all."
+                    ),
+                ),
+                *contrast_inputs(),
+            ],
+            outputs=[
+                SeedType.Output("seed", tooltip="The noise of all pictures that were kept."),
+                io.Image.Output("images", tooltip="The pictures."),
+                io.String.Output("report", tooltip="What was kept, thrown away and spent."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        vae,
+        clip_vision,
+        references,
+        latent,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        preset,
+        contrast=None,
+        contrast_prompt=None,
+        **wanted,
+    ) -> io.NodeOutput:
+        wanted = SetSettings(**wanted)
+        sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
+        if contrast is None and contrast_prompt is not None:
+            contrast = draw_references(
+                model, contrast_prompt, negative, vae, latent, sampling, CONTRAST_PICTURES
+            )
+        show = SetDisplay(cls.hidden.unique_id, wanted.count, len(latent["samples"]))
+        found, made = make_set(
+            model,
+            positive,
+            negative,
+            vae,
+            ClipVisionEncoder(clip_vision),
+            references,
+            latent,
+            sampling,
+            PRESETS[preset],
+            wanted,
+            contrast=contrast,
+            on_progress=show,
+            on_unfinished=show.keep,
+        )
+        report = tell(made, wanted.count)
+        show.text(report)
+        return io.NodeOutput(found, made.images[: len(found.noise)], report)
+
+
+class SetDisplay(Display):
+    """Progress towards the pictures wanted, and as preview the latest, those thrown away too."""
+
+    def __init__(self, node_id: str, count: int, batch: int):
+        super().__init__(node_id)
+        self.count, self.batch = count, batch
+        self.reached, self.last, self.earlier = 0.0, None, []
+
+    def __call__(self, progress: Progress, kept: int) -> None:
+        if self.last is not None and progress.done < self.last.done:  # another batch began
+            self.earlier = [self.last.best.images, *self.earlier][:9]
+        self.last = progress
+        preview = None
+        if progress.new_best:
+            preview = ("JPEG", grid(torch.cat([progress.best.images, *self.earlier])), PREVIEW_SIZE)
+            now = progress.best.semantic.mean()
+            self.text(
+                f"{kept} of {self.count} pictures found; under way: {self.batch}, iteration "
+                f"{progress.iteration}, semantic loss {now:.4f}"
+            )
+        under_way = min(self.batch, self.count - kept) * progress.done / progress.planned
+        # Pictures that are thrown away would take the bar back.
+        self.reached = max(self.reached, kept + under_way)
+        self.bar.update_absolute(round(100 * self.reached), 100 * self.count, preview)
+
+
+def tell(made: PictureSet, count: int) -> str:
+    """The report: what was kept, what was thrown away, what it cost."""
+    kept = len(made.semantic)
+    first, later = made.cost()
+    lines = [f"{min(kept, count)} of {count} pictures found"]
+    if kept < count:
+        if made.misses > made.duplicates:
+            hint = "Raise iterations or lower angle: most were farther from the references."
+        else:
+            hint = "Lower min_distance, raise angle, or give more references: most were alike."
+        lines.append(f"Fewer than wanted, all attempts are used up. {hint}")
+    shown = made.semantic[:count]
+    lines.append(f"semantic loss: mean {sum(shown) / len(shown):.4f}, worst {max(shown):.4f}")
+    lines.append(f"thrown away: {made.duplicates} duplicates, {made.misses} misses")
+    lines.append(f"model evaluations a picture: {first:.0f} in the first batch")
+    if kept > made.kept_first:
+        lines[-1] += f", {later:.0f} later ({later / first:.0%})"
+    return "\n".join(lines)
+
+
+def _steady_sampling_inputs() -> list:
+    """Without the samplers that cannot draw a picture of the set again in another batch."""
+    inputs = sampling_inputs()
+    for item in inputs:
+        if item.id == "sampler_name":
+            item.options = [name for name in item.options if name not in BATCH_NOISE]
+    return inputs
