@@ -37,10 +37,10 @@ SECTIONS = {
     for module in (
         frequency,
         rivals,
+        transfer,
         sets,
         diversity_section,
         classification_section,
-        transfer,
         tradeoff,
     )
 }
