@@ -116,8 +116,9 @@ def provenance() -> dict:
         done = subprocess.run(["git", *command], cwd=REPO, capture_output=True, text=True)
         return done.stdout.strip()
 
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
     return {
-        "commit": git("rev-parse", "HEAD") + ("*" if git("status", "--porcelain") else ""),
+        "commit": git("rev-parse", "HEAD") + ("*" if changed else ""),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",

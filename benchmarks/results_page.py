@@ -76,7 +76,7 @@ def frequency() -> str:
     labels = [f"{row['letter']}\n{row['fonts']}" for row in letters]
     axes.set_xticks(range(len(letters)), labels, fontsize=7)
     axes.set(ylabel="judged right", xlabel="letter, and fonts of it that the model has seen")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     rows = [
         [
             name,
@@ -232,7 +232,9 @@ PARTS = {
 def main() -> None:
     template = (Path(__file__).parent / "results_page.template.md").read_text()
     for name, part in PARTS.items():
-        template = template.replace(f"<!-- {name} -->", part())
+        measured = (FIGURES / f"{name}.json").exists()
+        missing = f"*Not measured yet: `python3 scripts/host.py bench quality --only {name}`.*"
+        template = template.replace(f"<!-- {name} -->", part() if measured else missing)
     PAGE.write_text(template)
     print(f"wrote {PAGE}")
 
