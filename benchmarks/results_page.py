@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 REPO = Path(__file__).resolve().parent.parent
 FIGURES = REPO / "benchmarks" / "results" / "quality"
 PAGE, PLOTS = REPO / "docs" / "results.md", REPO / "docs" / "results"
+RIVAL_ARMS = ("real", "augmented", "balanced", "adjusted", "plain")
 COLOURS = ["#8a8a8a", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#000000", "#ee6677"]
 
 
@@ -223,6 +224,56 @@ def classification() -> str:
     return "\n\n".join([finish(figure, "classification"), table(head, rows), told(result)])
 
 
+def goals() -> str:
+    """Each goal, the figure, and whether it is met."""
+    rows = []
+
+    def row(goal: str, measured: str, met: bool) -> None:
+        rows.append([goal, measured, "yes" if met else "**no**"])
+
+    buckets = section("frequency")["summary"]["buckets"]
+    rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
+    right = rare["with"]["right"]["mean"]
+    row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
+    start = rare["without"]["right"]["mean"]
+    row("from under 30 % without", f"{start:.1%}", start < 0.3)
+    change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
+    row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
+    colours = rare["with"]["colours"]["mean"]
+    row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
+
+    entries = section("rivals")["summary"]["table"]
+    for budget in sorted({entry["budget"] for entry in entries}):
+        own = {e["method"]: e["right"]["mean"] for e in entries if e["budget"] == budget}
+        ours = own.pop("ours")
+        best = max(own, key=own.get)
+        measured = f"{ours:.1%}; best rival {best}, {own[best]:.1%}"
+        row(f"ours on the front at {budget} evaluations", measured, ours >= own[best])
+
+    share = section("sets")["summary"]["table"]["all"]
+    cost = share["later_share"]
+    row("a later picture costs a third of the first", f"{cost:.0%}", cost <= 1 / 3)
+    first, later = share["right_first"]["mean"], share["right_later"]["mean"]
+    row("and is as often right", f"{later:.1%}, the first {first:.1%}", later >= first - 0.02)
+
+    for eye, found in section("diversity")["summary"]["table"].items():
+        real, made = found["mean"]["real"], found["mean"]["seedselect"]
+        ratio = made["entropy"] / real["entropy"] - 1
+        row(f"entropy within 5 % of real glyphs', seen by {eye}", f"{ratio:+.1%}", ratio >= -0.05)
+        measured = f"{made['ndb']:.2f}, real {real['ndb']:.2f}"
+        row(f"NDB at most twice theirs, seen by {eye}", measured, made["ndb"] <= 2 * real["ndb"])
+
+    for shots, arms in section("classification")["summary"]["table"].items():
+        others = {k: v["rare"]["mean"] for k, v in arms.items() if k in RIVAL_ARMS}
+        best = max(others, key=others.get)
+        gain = arms["seedselect"]["rare"]["mean"] - others[best]
+        measured = f"{gain:+.1%} over {best} ({others[best]:.1%})"
+        row(f"rare classes 10 points above the best rival, {shots}", measured, gain >= 0.1)
+        gain = arms["seedselect"]["frequent"]["mean"] - arms[best]["frequent"]["mean"]
+        row(f"no loss on the others, {shots}", f"{gain:+.1%}", gain >= -0.005)
+    return table(["goal", "measured", "met"], rows)
+
+
 PARTS = {
     part.__name__: part
     for part in (frequency, rivals, tradeoff, transfer, sets, diversity, classification)
@@ -235,6 +286,8 @@ def main() -> None:
         measured = (FIGURES / f"{name}.json").exists()
         missing = f"*Not measured yet: `python3 scripts/host.py bench quality --only {name}`.*"
         template = template.replace(f"<!-- {name} -->", part() if measured else missing)
+    if all((FIGURES / f"{name}.json").exists() for name in PARTS):
+        template = template.replace("<!-- goals -->", goals())
     PAGE.write_text(template)
     print(f"wrote {PAGE}")
 

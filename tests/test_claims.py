@@ -1,0 +1,64 @@
+"""How the quality benchmark counts: cost, intervals, draws."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from test_optimize import run
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from claims import common
+
+from seedselect_core.settings import PRESETS, Settings
+
+
+def test_cost_by_hand():
+    assert common.cost(Settings(iterations=0)) == 10
+    assert common.cost(Settings(iterations=0, candidates=4, neighbours=6)) == 100
+    # Every iteration: 10 forwards, 10 again, 10 backwards at two each; and the last noise once.
+    assert common.cost(PRESETS["paper"]) == 30 * 40 + 10
+    assert common.cost(PRESETS["default"]) == 8 * 10 + 16 * (10 + 3 * 3) + 10
+    assert common.within(400, PRESETS["paper"]).iterations == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iterations": 3},
+        {"iterations": 3, "gradient_steps": 2},
+        {"iterations": 2, "candidates": 3, "gradient_steps": 1},
+        {"iterations": 0, "candidates": 2, "neighbours": 2},
+    ],
+)
+def test_cost_is_what_is_really_spent(changes):
+    settings, steps = tiny.settings(**changes), tiny.SAMPLING.steps
+    _, _, history = run(settings=settings)
+    backward = 2 * settings.iterations * (settings.gradient_steps or steps)
+    last_sampling = steps
+    assert history.evaluations + backward - last_sampling == common.cost(settings, steps)
+
+
+def test_mean_and_interval():
+    alike = common.mean_and_interval([[0.5, 0.5], [0.5]])
+    assert (alike["mean"], alike["low"], alike["high"], alike["count"]) == (0.5, 0.5, 0.5, 3)
+    apart = common.mean_and_interval([[0.0] * 8, [1.0] * 8])
+    assert apart["mean"] == 0.5 and apart["low"] == 0.0 and apart["high"] == 1.0
+    many = common.mean_and_interval([[0.0, 1.0] * 50] * 50)
+    assert 0.48 < many["low"] < 0.5 < many["high"] < 0.52
+
+
+def test_draws_differ_and_repeat():
+    def pixels(draw: int) -> torch.Tensor:
+        return common.references("K", 4, draw).resized(64, 64)
+
+    assert torch.equal(pixels(0), pixels(0)) and not torch.equal(pixels(0), pixels(1))
+    assert common.colour_pairs_of("K", 8, 1) == common.colour_pairs_of("K", 8, 1)
+    assert all(ink != ground for ink, ground in common.colour_pairs_of("K", 8, 1))
+
+
+def test_figures_are_reported_of_letters_that_no_setting_was_tuned_on():
+    assert not set(common.HELD_OUT) & set("DBJ")
+    assert common.HELD_OUT == "KPCS"
