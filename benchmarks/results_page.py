@@ -104,15 +104,13 @@ def rivals() -> str:
     rows = []
     for method, colour in zip(methods, COLOURS, strict=True):
         own = {entry["budget"]: entry for entry in entries if entry["method"] == method}
-        axes.errorbar(
+        axes.plot(
             list(own),
             [entry["right"]["mean"] for entry in own.values()],
-            error_bars([entry["right"] for entry in own.values()]),
             label=method,
             color=colour,
             marker="o",
             linewidth=2.5 if method == "ours" else 1.2,
-            elinewidth=0.6,
         )
         cells = [
             f"{percent(own[b]['right'])}; {own[b]['semantic']['mean']:.3f}" if b in own else ""
