@@ -5,16 +5,16 @@ from comfy_api.latest import io
 
 from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
 from ..seedselect_core.encoders import ClipVisionEncoder
-from ..seedselect_core.optimize import BATCH_NOISE, draw_references
+from ..seedselect_core.optimize import BATCH_NOISE
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import SamplingSettings
 from ..seedselect_core.settings import PRESETS
 from .optimize import (
-    CONTRAST_PICTURES,
     PREVIEW_SIZE,
     Display,
     connections,
     contrast_inputs,
+    draw_contrast,
     grid,
     sampling_inputs,
 )
@@ -116,9 +116,7 @@ class DiverseSet(io.ComfyNode):
         wanted = SetSettings(**wanted)
         sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
         if contrast is None and contrast_prompt is not None:
-            contrast = draw_references(
-                model, contrast_prompt, negative, vae, latent, sampling, CONTRAST_PICTURES
-            )
+            contrast = draw_contrast(model, contrast_prompt, negative, vae, latent, sampling)
         show = SetDisplay(cls.hidden.unique_id, wanted.count, len(latent["samples"]))
         found, made = make_set(
             model,

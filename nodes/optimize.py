@@ -84,9 +84,7 @@ class SeedSelectOptimize(io.ComfyNode):
         show = Display(cls.hidden.unique_id)
         sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
         if contrast is None and contrast_prompt is not None:
-            contrast = draw_references(
-                model, contrast_prompt, negative, vae, latent, sampling, CONTRAST_PICTURES
-            )
+            contrast = draw_contrast(model, contrast_prompt, negative, vae, latent, sampling)
 
         best, drawn, history = optimize_seed(
             model,
@@ -207,6 +205,11 @@ def sampling_inputs() -> list:
             tooltip="How the noise levels are spread over the steps.",
         ),
     ]
+
+
+def draw_contrast(model, prompt, negative, vae, latent, sampling):
+    """What 'contrast_prompt' stands for, as a REFERENCE_SET."""
+    return draw_references(model, prompt, negative, vae, latent, sampling, CONTRAST_PICTURES)
 
 
 def contrast_inputs() -> list:

@@ -1,9 +1,7 @@
 """The node that tells how various pictures are, beside real ones."""
 
-import comfy.model_management
 import numpy as np
 import torch
-import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -14,10 +12,9 @@ from ..seedselect_core.diversity import (
     diversity_report,
     kmeans,
 )
-from ..seedselect_core.encoders import ClipVisionEncoder, encode_references
+from ..seedselect_core.encoders import ClipVisionEncoder, unit_embeddings
 from .types import ReferenceSetType
 
-BATCH = 16
 COLOURS = {"real": "#2F6DB5", "plain": "#9AA0A6", "generated": "#E07B28"}
 INK, FAINT, LINE = "#22262B", "#6B7178", "#D9DCE0"
 
@@ -66,12 +63,11 @@ class DiversityReportNode(io.ComfyNode):
     @classmethod
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
         encoder = ClipVisionEncoder(clip_vision)
-        comfy.model_management.load_models_gpu([encoder.patcher])
         pictures = {"real": references.resized(generated.shape[2], generated.shape[1])}
         if plain is not None:
             pictures["plain"] = plain
         pictures["generated"] = generated
-        features = {name: _features(encoder, images) for name, images in pictures.items()}
+        features = {name: unit_embeddings(encoder, images) for name, images in pictures.items()}
         report = diversity_report(
             features["real"], features["generated"], features.get("plain"), bins
         )
@@ -79,12 +75,6 @@ class DiversityReportNode(io.ComfyNode):
         drawing = draw_report(report, pictures, features)
         picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
         return io.NodeOutput(text, picture, ui=ui.PreviewText(text))
-
-
-def _features(encoder, images: torch.Tensor) -> torch.Tensor:
-    """Unit vectors [B, D] on the CPU of pictures [B, H, W, C]."""
-    parts = [encode_references(encoder, part[..., :3]).cpu() for part in images.split(BATCH)]
-    return F.normalize(torch.cat(parts).float(), dim=1)
 
 
 def report_text(report: DiversityReport) -> str:

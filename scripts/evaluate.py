@@ -57,7 +57,7 @@ from evaluate_report import KINDS, contact_sheet, report_lines, to_picture  # no
 
 from pocket.judges import load_judges, normalise  # noqa: E402
 from seedselect_core.diversity import LEAST_REALS, diversity_report, nearest  # noqa: E402
-from seedselect_core.encoders import ClipVisionEncoder, encode_references  # noqa: E402
+from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
 from seedselect_core.errors import SeedSelectError  # noqa: E402
 from seedselect_core.host.differentiable_samplers import PROVEN  # noqa: E402
 from seedselect_core.optimize import optimize_seed, sample_from_seed  # noqa: E402
@@ -323,13 +323,6 @@ def _save(images: torch.Tensor, paths: list[Path]) -> None:
         unfinished.replace(path)  # so that a picture is there whole or not at all
 
 
-def features(encoder, images: torch.Tensor) -> torch.Tensor:
-    """Unit vectors [B, D] on the CPU of pictures [B, H, W, 3] in 0..1."""
-    comfy.model_management.load_models_gpu([encoder.patcher])
-    parts = [encode_references(encoder, part).cpu().float() for part in images.split(16)]
-    return F.normalize(torch.cat(parts), dim=1)
-
-
 def measure(args: argparse.Namespace, judge, concepts: list[Concept], warnings: list[str]) -> dict:
     """All figures as they go into report.json; draws the contact sheets on the way."""
     pictures = [
@@ -340,7 +333,7 @@ def measure(args: argparse.Namespace, judge, concepts: list[Concept], warnings: 
         }
         for c in concepts
     ]
-    seen = [{name: features(judge, images) for name, images in p.items()} for p in pictures]
+    seen = [{name: unit_embeddings(judge, images) for name, images in p.items()} for p in pictures]
     real = [s["real"] for s in seen]
     answers = {kind: nearest_class(real, [s[kind] for s in seen]) for kind in KINDS}
     answers["real"] = real_by_others(real)

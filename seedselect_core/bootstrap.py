@@ -11,11 +11,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import comfy.model_management
 import torch
-import torch.nn.functional as F
 
-from .encoders import ImageEncoder, encode_references
+from .encoders import ImageEncoder, unit_embeddings
 from .errors import SeedSelectError
 from .geometry import rotate_towards
 from .optimize import BATCH_NOISE, one_for_all, optimize_seed
@@ -199,7 +197,7 @@ def make_set(
             on_unfinished=keep_unfinished,
         )
         images = vae.decode(drawn["samples"]).cpu()
-        embeddings = _embed(encoder, images)
+        embeddings = unit_embeddings(encoder, images)
         if made is None:
             made = PictureSet(seed.noise[:0], images[:0], embeddings[:0])
             worst, limit = max(seed.semantic), wanted.min_distance * history.spread
@@ -223,8 +221,3 @@ def make_set(
         evaluations=sum(made.evaluations),
     )
     return found, made
-
-
-def _embed(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
-    comfy.model_management.load_models_gpu([encoder.patcher])
-    return F.normalize(encode_references(encoder, images).float().cpu(), dim=-1)

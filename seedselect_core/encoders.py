@@ -300,6 +300,13 @@ def encode_references(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tens
     return _ordinary(encoder(images))
 
 
+def unit_embeddings(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
+    """Unit vectors [B, D] on the CPU of images [B, H, W, C] in 0..1; loads the weights."""
+    comfy.model_management.load_models_gpu([encoder.patcher])
+    parts = [encode_references(encoder, part[..., :3]).cpu() for part in images.split(16)]
+    return F.normalize(torch.cat(parts).float(), dim=-1)
+
+
 def _ordinary(tensor: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(False):
         return tensor.detach().clone()

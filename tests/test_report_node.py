@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seedselect_core.encoders import ClipVisionEncoder
+from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings
 from seedselect_core.pocket import load_pocket_model
 from seedselect_core.references import read_image, reference_set_from_batch
 
@@ -75,9 +75,9 @@ def test_node_tells_various_from_collapsed(module, clip_vision):
     assert 0 <= picture.min() and picture.max() == 1
 
 
-def test_node_takes_its_features_from_the_encoder(module, clip_vision):
+def test_node_takes_its_features_from_the_encoder(clip_vision):
     images = pictures("AB")
-    features = module._features(ClipVisionEncoder(clip_vision), images)
+    features = unit_embeddings(ClipVisionEncoder(clip_vision), images)
     with torch.no_grad():
         own = clip_vision.encode_image(images)["image_embeds"]
     torch.testing.assert_close(features, torch.nn.functional.normalize(own, dim=1))
