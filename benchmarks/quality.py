@@ -28,6 +28,7 @@ from claims import (
     frequency,
     rivals,
     sets,
+    thorough,
     tradeoff,
     transfer,
 )
@@ -36,6 +37,7 @@ SECTIONS = {
     module.NAME: module
     for module in (
         frequency,
+        thorough,
         rivals,
         transfer,
         sets,

@@ -95,6 +95,24 @@ def frequency() -> str:
     return "\n\n".join([finish(figure, "frequency"), table(head, rows), told(result)])
 
 
+def thorough() -> str:
+    result = section("thorough")
+    letters = result["summary"]["letters"] | {"all": result["summary"]["all"]}
+    rows = [
+        [
+            letter,
+            *(percent(of[preset]["right"]) for preset in of),
+            ", ".join(f"{of[preset]['semantic']['mean']:.3f}" for preset in of),
+            percent(of["thorough"]["colours"]),
+            f"{of['thorough']['norm']['mean']:.2f}",
+        ]
+        for letter, of in letters.items()
+    ]
+    head = ["letter", "default, right", "thorough, right", "semantic loss: default, thorough"]
+    head += ["both colours right, thorough", "norm, thorough"]
+    return "\n\n".join([table(head, rows), told(result)])
+
+
 def rivals() -> str:
     result = section("rivals")
     entries = result["summary"]["table"]
@@ -235,6 +253,8 @@ def goals() -> str:
     row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
     start = rare["without"]["right"]["mean"]
     row("from under 30 % without", f"{start:.1%}", start < 0.3)
+    most = section("thorough")["summary"]["all"]["thorough"]["right"]["mean"]
+    row("97 % at four times the cost (preset *thorough*)", f"{most:.1%}", most >= 0.97)
     change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
     row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
     colours = rare["with"]["colours"]["mean"]
@@ -274,7 +294,7 @@ def goals() -> str:
 
 PARTS = {
     part.__name__: part
-    for part in (frequency, rivals, tradeoff, transfer, sets, diversity, classification)
+    for part in (frequency, thorough, rivals, tradeoff, transfer, sets, diversity, classification)
 }
 
 

@@ -166,50 +166,59 @@ def make_set(
     generator = torch.Generator().manual_seed(sampling.seed)
     same_prompt = all(one_for_all(cond) for cond in [*positive, *negative])
     made: PictureSet | None = None
+    seed: Seed | None = None
     start, stage, worst, limit = None, settings, math.inf, 0.0
+    under_way: list[Seed] = []  # the batch whose pictures are not in ``made`` yet
 
     def show(progress: Progress) -> None:
         if on_progress is not None:
             on_progress(progress, 0 if made is None else len(made.noise))
 
-    def keep_unfinished(best: Seed) -> None:
-        if on_unfinished is not None:
-            noise = best.noise if made is None else torch.cat([made.noise, best.noise])
+    try:
+        for number in range(math.ceil(math.ceil(wanted.count / batch) * wanted.attempts)):
+            if made is not None:
+                parents = made.parents(batch, same_prompt, generator)
+                fresh = torch.randn(seed.noise.shape, generator=generator)
+                turned = rotate_towards(made.noise[parents], fresh, wanted.angle)
+                start = replace(seed, noise=turned)
+            seed, drawn, history = optimize_seed(
+                model,
+                positive,
+                negative,
+                vae,
+                encoder,
+                references,
+                latent,
+                # The candidates of the first batch count upwards from its number.
+                sampling.override(seed=(sampling.seed + number * settings.candidates) % 2**64),
+                stage,
+                start=start,
+                contrast=contrast,
+                subsets=[
+                    torch.randperm(k, generator=generator)[:size].tolist() for _ in range(batch)
+                ],
+                on_progress=show,
+                on_unfinished=under_way.append,
+            )
+            under_way.append(seed)
+            images = vae.decode(drawn["samples"]).cpu()
+            embeddings = unit_embeddings(encoder, images)
+            if made is None:
+                made = PictureSet(seed.noise[:0], images[:0], embeddings[:0])
+                worst, limit = max(seed.semantic), wanted.min_distance * history.spread
+                stage = replace(settings, candidates=1, neighbours=0, iterations=wanted.iterations)
+                if history.spread > 0:
+                    stage = replace(stage, target=sum(seed.semantic) / batch / history.spread)
+            made.take(seed, images, embeddings, worst, limit)
+            under_way.clear()
+            if len(made.noise) >= wanted.count:
+                break
+    except BaseException:
+        found = [*([] if made is None else [made.noise]), *(best.noise for best in under_way)]
+        if found and on_unfinished is not None:
             nothing = {"semantic": [], "first_semantic": [], "total": []}
-            on_unfinished(replace(best, noise=noise, **nothing))
-
-    for number in range(math.ceil(math.ceil(wanted.count / batch) * wanted.attempts)):
-        seed, drawn, history = optimize_seed(
-            model,
-            positive,
-            negative,
-            vae,
-            encoder,
-            references,
-            latent,
-            # The candidates of the first batch count upwards from its number.
-            sampling.override(seed=(sampling.seed + number * settings.candidates) % 2**64),
-            stage,
-            start=start,
-            contrast=contrast,
-            subsets=[torch.randperm(k, generator=generator)[:size].tolist() for _ in range(batch)],
-            on_progress=show,
-            on_unfinished=keep_unfinished,
-        )
-        images = vae.decode(drawn["samples"]).cpu()
-        embeddings = unit_embeddings(encoder, images)
-        if made is None:
-            made = PictureSet(seed.noise[:0], images[:0], embeddings[:0])
-            worst, limit = max(seed.semantic), wanted.min_distance * history.spread
-            stage = replace(settings, candidates=1, neighbours=0, iterations=wanted.iterations)
-            if history.spread > 0:
-                stage = replace(stage, target=sum(seed.semantic) / batch / history.spread)
-        made.take(seed, images, embeddings, worst, limit)
-        if len(made.noise) >= wanted.count:
-            break
-        parents = made.parents(batch, same_prompt, generator)
-        fresh = torch.randn(seed.noise.shape, generator=generator)
-        start = replace(seed, noise=rotate_towards(made.noise[parents], fresh, wanted.angle))
+            on_unfinished(replace((under_way or [seed])[0], noise=torch.cat(found), **nothing))
+        raise
     kept = wanted.count
     found = replace(
         seed,

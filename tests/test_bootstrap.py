@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 
+from seedselect_core import bootstrap
 from seedselect_core.bootstrap import PictureSet, SetSettings, make_set
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.optimize import sample_from_seed
@@ -80,6 +81,27 @@ def test_cancel_keeps_what_was_found():
 
     with pytest.raises(Stop):
         run(on_progress=stop_later, on_unfinished=kept.append)
+    (seed,) = kept
+    assert len(seed.noise) == 4 and seed.semantic == []
+
+
+@pytest.mark.parametrize("where", ["decode", "encode"])
+def test_an_error_between_two_batches_keeps_what_was_found(where, monkeypatch):
+    """The second batch is searched to its end, and then its pictures cannot be looked at."""
+    graph = tiny.Graph(latent=tiny.latent(2))
+    kept, calls = [], []
+    owner, name = (graph.vae, "decode") if where == "decode" else (bootstrap, "unit_embeddings")
+    real = getattr(owner, name)
+
+    def fails_at_the_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("broken")
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, fails_at_the_second)
+    with pytest.raises(RuntimeError, match="broken"):
+        run(graph=graph, on_unfinished=kept.append)
     (seed,) = kept
     assert len(seed.noise) == 4 and seed.semantic == []
 

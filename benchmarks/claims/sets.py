@@ -22,6 +22,8 @@ BATCH = 8
 REFERENCES = (1, 2, 4, 8)
 # Enough for the measures of diversity at eight references, and for a classifier at fewer.
 FEW, MANY = 16, 100
+# So many of one call, since a call has eight prompts and a real set has glyphs of all colours.
+PART = 25
 
 
 def units(quick: bool) -> dict[str, dict]:
@@ -48,19 +50,11 @@ def _place(quick: bool) -> Path:
 
 def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) -> dict:
     refs = reference_set_from_batch(real_images(letter, count, 0))
-    pairs = colour_pairs_of(letter, BATCH, 20 + count)
-    _, made = make_set(
-        world.model,
-        prompts(world, letter, pairs),
-        world.negative,
-        world.vae,
-        world.encoder,
-        refs,
-        {"samples": torch.zeros(BATCH, 4, 8, 8)},
-        SAMPLING.override(seed=number_of(letter, 20 + count)),
-        PRESETS["default"],
-        SetSettings(count=wanted),
-    )
+    parts = [
+        _part(world, letter, refs, 20 + count + 100 * number, min(PART, wanted))
+        for number in range(-(-wanted // PART))
+    ]
+    images = torch.cat([part["images"] for part in parts])[:wanted]
     plain, right_plain = [], []
     for number in range(-(-wanted // BATCH)):
         batch = optimized(world, letter, BATCH, 40 + number, Settings(iterations=0))
@@ -70,22 +64,47 @@ def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) ->
     np.savez_compressed(
         _place(quick) / f"{letter}_{count}.npz",
         plain=pictures(torch.cat(plain)[:wanted]),
-        seedselect=pictures(made.images[:wanted]),
+        seedselect=pictures(images),
     )
-    right = [sum(both) / 2 for both in zip(*world.right(made.images, letter).values(), strict=True)]
-    first, later = made.cost()
+    rights = [part["right"] for part in parts]
+    firsts = [part["kept_first"] for part in parts]
+    spent = [part["evaluations"] for part in parts]
+    later = sum(len(right) for right in rights) - sum(firsts)
     return {
         "letter": letter,
         "references": count,
-        "made": len(made.semantic),
+        "made": sum(len(right) for right in rights),
         "wanted": wanted,
         "right_plain": right_plain[:wanted],
-        "right_first": right[: made.kept_first],
-        "right_later": right[made.kept_first : wanted],
-        "semantic_first": made.semantic[: made.kept_first],
-        "semantic_later": made.semantic[made.kept_first : wanted],
-        "evaluations_first": first,
-        "evaluations_later": later,
+        "right_first": [x for right, n in zip(rights, firsts, strict=True) for x in right[:n]],
+        "right_later": [x for right, n in zip(rights, firsts, strict=True) for x in right[n:]],
+        "evaluations_first": sum(each[0] for each in spent) / sum(firsts),
+        "evaluations_later": sum(sum(each[1:]) for each in spent) / max(1, later),
+        "duplicates": sum(part["duplicates"] for part in parts),
+        "misses": sum(part["misses"] for part in parts),
+    }
+
+
+def _part(world, letter: str, refs, draw: int, wanted: int) -> dict:
+    """One call of `make_set`, with as many pairs of colours as its batch has pictures."""
+    _, made = make_set(
+        world.model,
+        prompts(world, letter, colour_pairs_of(letter, BATCH, draw)),
+        world.negative,
+        world.vae,
+        world.encoder,
+        refs,
+        {"samples": torch.zeros(BATCH, 4, 8, 8)},
+        SAMPLING.override(seed=number_of(letter, draw)),
+        PRESETS["default"],
+        SetSettings(count=wanted),
+    )
+    answers = world.right(made.images, letter).values()
+    return {
+        "images": made.images[:wanted],
+        "right": [sum(both) / 2 for both in zip(*answers, strict=True)],
+        "kept_first": made.kept_first,
+        "evaluations": made.evaluations,
         "duplicates": made.duplicates,
         "misses": made.misses,
     }
@@ -93,7 +112,7 @@ def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) ->
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
-        keys = ("right_plain", "right_first", "right_later", "semantic_first", "semantic_later")
+        keys = ("right_plain", "right_first", "right_later")
         row = {
             key: mean_and_interval([u[key] for u in own if u[key]])
             for key in keys
