@@ -2,7 +2,7 @@
 # Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
 PYTHON ?= python3
 
-.PHONY: install demo ui test bench bench-quality
+.PHONY: install demo ui test bench bench-quality coverage
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -15,3 +15,5 @@ bench:
 	$(PYTHON) scripts/host.py bench $(ARGS)
 bench-quality:
 	$(PYTHON) scripts/host.py bench quality $(ARGS)
+coverage:
+	$(PYTHON) scripts/host.py coverage $(ARGS)

@@ -2,7 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .nodes.advanced import SeedSelectOptimizeAdvanced
 from .nodes.diverse import DiverseSet
+from .nodes.encoders import LoadOpenClip
 from .nodes.explore import InterpolateSeeds, InvertImage, SeedCentroid
 from .nodes.optimize import SeedSelectOptimize
 from .nodes.pocket import LoadPocketModel, PocketReferences
@@ -19,7 +21,9 @@ class SeedSelectExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadReferenceSet,
+            LoadOpenClip,
             SeedSelectOptimize,
+            SeedSelectOptimizeAdvanced,
             SampleFromSeed,
             SaveSeed,
             LoadSeed,

@@ -4,11 +4,11 @@ import torch
 from comfy_api.latest import io
 
 from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
-from ..seedselect_core.encoders import ClipVisionEncoder
-from ..seedselect_core.optimize import BATCH_NOISE
+from ..seedselect_core.optimize import PICTURE_BY_PICTURE
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import SamplingSettings
 from ..seedselect_core.settings import PRESETS
+from .encoders import image_encoder
 from .optimize import (
     PREVIEW_SIZE,
     Display,
@@ -123,7 +123,7 @@ class DiverseSet(io.ComfyNode):
             positive,
             negative,
             vae,
-            ClipVisionEncoder(clip_vision),
+            image_encoder(clip_vision),
             references,
             latent,
             sampling,
@@ -189,5 +189,5 @@ def _steady_sampling_inputs() -> list:
     inputs = sampling_inputs()
     for item in inputs:
         if item.id == "sampler_name":
-            item.options = [name for name in item.options if name not in BATCH_NOISE]
+            item.options = [name for name in item.options if name in PICTURE_BY_PICTURE]
     return inputs

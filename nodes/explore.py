@@ -18,7 +18,8 @@ from ..seedselect_core.geometry import (
     spherical_path,
 )
 from ..seedselect_core.inversion import INVERTIBLE, Inversion, invert_images
-from ..seedselect_core.seed import MAX_VALUES, SamplingSettings, Seed
+from ..seedselect_core.seed import MAX_VALUES, SamplingSettings, Seed, shape_told
+from ..seedselect_core.vae_codec import host_pictures
 from .types import SeedType
 
 PATHS = {"norm-aware": shell_path, "spherical": spherical_path, "linear": linear_path}
@@ -43,7 +44,7 @@ CENTROIDS = {"norm-aware": shell_centroid, "spherical": _scaled_mean, "mean": _m
 
 
 def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Tensor:
-    """Noise [k, C, h, w] of the pictures of both seeds.
+    """Noise [k, C, ...] of the pictures of both seeds.
 
     Raises:
         SeedSelectError: they are of another size, kind of latent, or settings; ``names`` are the
@@ -52,14 +53,11 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     if second is None:
         return first.noise
 
-    def size(seed: Seed) -> str:
-        channels, height, width = seed.noise.shape[1:]
-        return f"{width * 8} x {height * 8} pixels ({channels} channels)"
-
     a, b = names
     if first.noise.shape[1:] != second.noise.shape[1:]:
         raise SeedSelectError(
-            f"{b}: it is for {size(second)}, {a} for {size(first)}. Make both at the same size."
+            f"{b}: it is for {shape_told(second.noise.shape[1:])}, {a} for "
+            f"{shape_told(first.noise.shape[1:])}. Make both at the same size."
         )
     if first.latent_format != second.latent_format and first.latent_format and second.latent_format:
         raise SeedSelectError(
@@ -208,7 +206,7 @@ class InvertImage(io.ComfyNode):
             refinements=refinements,
             on_step=progress,
         )
-        return io.NodeOutput(found.seed, vae.decode(found.latent["samples"]), report(found))
+        return io.NodeOutput(found.seed, host_pictures(vae, found.latent["samples"]), report(found))
 
 
 class SeedCentroid(io.ComfyNode):

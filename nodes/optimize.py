@@ -10,12 +10,13 @@ from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 
-from ..seedselect_core.encoders import ClipVisionEncoder
-from ..seedselect_core.host.differentiable_samplers import PROVEN
+from ..seedselect_core.host.differentiable_samplers import REFUSED
 from ..seedselect_core.optimize import draw_references, optimize_seed
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import SamplingSettings, Seed
 from ..seedselect_core.settings import OPTIMIZERS, PRESETS, SCHEDULES, SHELLS, Settings
+from ..seedselect_core.vae_codec import host_pictures
+from .encoders import encoder_input, image_encoder
 from .seeds import save_numbered
 from .types import ReferenceSetType, SeedHistoryType, SeedType
 
@@ -40,7 +41,7 @@ class SeedSelectOptimize(io.ComfyNode):
             inputs=[
                 *connections(),
                 *sampling_inputs(),
-                *_descent_inputs(),
+                *descent_inputs(),
                 SeedType.Input(
                     "start",
                     optional=True,
@@ -51,11 +52,7 @@ class SeedSelectOptimize(io.ComfyNode):
                 ),
                 *contrast_inputs(),
             ],
-            outputs=[
-                SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
-                io.Image.Output("images", tooltip="What the best noise of each seed draws."),
-                SeedHistoryType.Output("history", tooltip="All losses of every iteration."),
-            ],
+            outputs=outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -80,7 +77,7 @@ class SeedSelectOptimize(io.ComfyNode):
         contrast_prompt=None,
         **custom,
     ) -> io.NodeOutput:
-        settings = _settings(custom) if preset == CUSTOM else PRESETS[preset]
+        settings = chosen_settings(preset, custom)
         show = Display(cls.hidden.unique_id)
         sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
         if contrast is None and contrast_prompt is not None:
@@ -91,7 +88,7 @@ class SeedSelectOptimize(io.ComfyNode):
             positive,
             negative,
             vae,
-            ClipVisionEncoder(clip_vision),
+            image_encoder(clip_vision),
             references,
             latent,
             sampling,
@@ -101,16 +98,19 @@ class SeedSelectOptimize(io.ComfyNode):
             on_progress=show,
             on_unfinished=show.keep,
         )
-        return io.NodeOutput(best, vae.decode(drawn["samples"]), history)
+        return io.NodeOutput(best, host_pictures(vae, drawn["samples"]), history)
 
 
-def _settings(custom: dict) -> Settings:
-    weights = custom.pop("step_weights")
+def chosen_settings(preset: str, custom: dict) -> Settings:
+    """Those of the preset, or the node's own values."""
+    if preset != CUSTOM:
+        return PRESETS[preset]
+    weights = custom["step_weights"]
     try:
         numbers = tuple(float(part) for part in weights.split(","))
     except ValueError:
         numbers = ()  # refused below with the rule for it
-    return Settings(**custom, step_weights=numbers)
+    return Settings(**custom | {"step_weights": numbers})
 
 
 class Display:
@@ -159,16 +159,28 @@ def connections() -> list:
         io.Model.Input("model", tooltip="Any image model, with LoRAs and patches as you like."),
         io.Conditioning.Input("positive", tooltip="The prompt. Name the concept as usual."),
         io.Conditioning.Input("negative", tooltip="The negative prompt."),
+        *likeness_inputs(),
+    ]
+
+
+def likeness_inputs() -> list:
+    """What the pictures are compared by, and their size."""
+    return [
         io.Vae.Input("vae", tooltip="The VAE of the model."),
-        io.ClipVision.Input(
-            "clip_vision",
-            tooltip="Judges likeness to the references: CLIP, SigLIP or DINO. Load CLIP Vision.",
-        ),
+        encoder_input("Judges likeness to the references: CLIP, SigLIP or DINO. Load CLIP Vision."),
         ReferenceSetType.Input("references", tooltip="Pictures of the concept, three to five."),
         io.Latent.Input(
             "latent",
             tooltip="Size of the picture. Its batch is the number of seeds optimized together.",
         ),
+    ]
+
+
+def outputs() -> list:
+    return [
+        SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
+        io.Image.Output("images", tooltip="What the best noise of each seed draws."),
+        SeedHistoryType.Output("history", tooltip="All losses of every iteration."),
     ]
 
 
@@ -194,9 +206,9 @@ def sampling_inputs() -> list:
         ),
         io.Combo.Input(
             "sampler_name",
-            options=list(PROVEN),
+            options=[name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED],
             default="ddim",
-            tooltip="Samplers whose gradient is proven exact.",
+            tooltip="Any of the host's. Whose gradient nobody has proven is checked first.",
         ),
         io.Combo.Input(
             "scheduler",
@@ -230,7 +242,7 @@ def contrast_inputs() -> list:
     ]
 
 
-def _descent_inputs() -> list:
+def descent_inputs() -> list:
     def number(name: str, tip: str, high: float, step: float) -> io.Float.Input:
         value = getattr(DEFAULT, name)
         return io.Float.Input(name, default=value, min=0.0, max=high, step=step, tooltip=tip)

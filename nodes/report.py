@@ -12,7 +12,8 @@ from ..seedselect_core.diversity import (
     diversity_report,
     kmeans,
 )
-from ..seedselect_core.encoders import ClipVisionEncoder, unit_embeddings
+from ..seedselect_core.encoders import unit_embeddings
+from .encoders import encoder_input, image_encoder
 from .types import ReferenceSetType
 
 COLOURS = {"real": "#2F6DB5", "plain": "#9AA0A6", "generated": "#E07B28"}
@@ -38,10 +39,7 @@ class DiversityReportNode(io.ComfyNode):
                     "references",
                     tooltip="Real pictures of the concept: 4 at least, 40 for figures to rely on.",
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    tooltip="Tells what looks alike; best another one than the optimization's.",
-                ),
+                encoder_input("Tells what looks alike; best another one than the optimization's."),
                 io.Image.Input(
                     "plain", optional=True, tooltip="Pictures of plain sampling, to compare with."
                 ),
@@ -62,7 +60,7 @@ class DiversityReportNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
-        encoder = ClipVisionEncoder(clip_vision)
+        encoder = image_encoder(clip_vision)
         pictures = {"real": references.resized(generated.shape[2], generated.shape[1])}
         if plain is not None:
             pictures["plain"] = plain

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..seedselect_core.encoders import ClipVisionEncoder
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import SamplingSettings
 from ..seedselect_core.settings import PRESETS
 from ..seedselect_core.sweep import Cell, Sweep, draw_sheet, parse_weights, run_sweep
+from .encoders import image_encoder
 from .optimize import Display, connections, sampling_inputs
 
 PREVIEW_SIZE = 1024
@@ -84,7 +84,7 @@ class TradeoffSweep(io.ComfyNode):
             positive=positive,
             negative=negative,
             vae=vae,
-            encoder=ClipVisionEncoder(clip_vision),
+            encoder=image_encoder(clip_vision),
             references=references,
             latent=latent,
             sampling=SamplingSettings(steps, cfg, sampler_name, scheduler, seed),

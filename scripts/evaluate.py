@@ -47,6 +47,7 @@ import comfy.clip_vision  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
@@ -59,7 +60,7 @@ from pocket.judges import load_judges, normalise  # noqa: E402
 from seedselect_core.diversity import LEAST_REALS, diversity_report, nearest  # noqa: E402
 from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
 from seedselect_core.errors import SeedSelectError  # noqa: E402
-from seedselect_core.host.differentiable_samplers import PROVEN  # noqa: E402
+from seedselect_core.host.differentiable_samplers import REFUSED  # noqa: E402
 from seedselect_core.optimize import optimize_seed, sample_from_seed  # noqa: E402
 from seedselect_core.pocket import load_pocket_model  # noqa: E402
 from seedselect_core.references import (  # noqa: E402
@@ -111,7 +112,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--height", type=int)
     add("--steps", type=int)
     add("--cfg", type=float, default=7.0)
-    add("--sampler", default="ddim", help=f"one of {', '.join(PROVEN)}")
+    add("--sampler", default="ddim", help="any of ComfyUI's")
     add("--scheduler", default="normal")
     add("--preset", default="default", choices=list(PRESETS))
     add("--iterations", type=int, help="instead of the preset's")
@@ -121,10 +122,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, value in (POCKET_DEFAULTS if args.pocket else REAL_DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    samplers = [name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED]
     rules = [
         (args.images.is_dir(), "IMAGES", f"there is no folder '{args.images}'"),
         (all("{}" in p for p in args.prompt), "--prompt", "write {} where the concept goes"),
-        (args.sampler in PROVEN, "--sampler", f"must be one of {', '.join(PROVEN)}"),
+        (args.sampler in samplers, "--sampler", f"must be one of {', '.join(samplers)}"),
         (args.pocket or args.checkpoint, "--checkpoint", "name one, or give --pocket"),
         (args.pocket or args.clip_vision, "--clip-vision", "name one, or give --pocket"),
         (args.width >= 64 and args.width % 8 == 0, "--width", "must be a multiple of 8"),

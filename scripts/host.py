@@ -8,6 +8,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   test [ARGS]      run the tests; ARGS go to pytest
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
+  coverage [ARGS]  run proofs/run.py: what the gradient is exact for, into docs/coverage.md
 
 Every verb installs first what is missing or broken; when nothing is, that takes under a second.
 
@@ -376,7 +377,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     return _run(find_host(), str(REPO / "scripts" / "evaluate.py"), *arguments)
 
 
-VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench, evaluate)}
+def coverage(arguments: Sequence[str]) -> int:
+    """Measure what the gradient is exact for, and write docs/coverage.md."""
+    return _run(find_host(), str(REPO / "proofs" / "run.py"), *arguments)
+
+
+VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench, evaluate, coverage)}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,6 +24,7 @@ QUICK = {"preset": "quick"}
 RUNS = {
     "pocket_demo": {},
     "pocket_rare_concept": {},
+    "pocket_advanced": {},
     "pocket_interpolate_seeds": {},
     "pocket_diverse_set": {"SeedSelectDiverseSet": QUICK},
     "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK},
@@ -33,6 +34,7 @@ RUNS = {
 AREAS = {
     "pocket_demo": (["Before", "After"], 360, 0),
     "pocket_rare_concept": (["Before", "After"], 360, 0),
+    "pocket_advanced": (["Before", "After"], 360, 0),
     "pocket_interpolate_seeds": (["From the first"], 430, 200),
     "pocket_diverse_set": (["Pictures that differ"], 80, 200),
     "pocket_tradeoff_sweep": (["What the two losses"], 0, 0),

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+from comfy.sampler_helpers import convert_cond
 
 from .encoders import ImageEncoder, unit_embeddings
 from .errors import SeedSelectError
 from .geometry import rotate_towards
-from .optimize import BATCH_NOISE, one_for_all, optimize_seed
+from .optimize import PICTURE_BY_PICTURE, one_for_all, optimize_seed
 from .references import ReferenceSet
 from .search import Progress
 from .seed import SamplingSettings, Seed
 from .settings import Settings
+from .vae_codec import host_pictures
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,16 @@ def make_set(
         SeedSelectError: as `optimize_seed`; or the sampler draws noise for the batch as a whole, so
             that a picture could not be drawn again in another batch.
     """
-    if sampling.sampler_name in BATCH_NOISE:
+    if sampling.sampler_name not in PICTURE_BY_PICTURE:
         raise SeedSelectError(
-            f"sampler: '{sampling.sampler_name}' adds noise that depends on the whole batch, so a "
-            "picture of the set could not be drawn again. Use ddim, euler or another sampler "
-            "without noise of its own."
+            f"sampler: '{sampling.sampler_name}' draws otherwise in another batch, so the "
+            "set could not be drawn again. Use ddim, euler or another sampler without noise of its "
+            "own."
         )
     batch, k = len(latent["samples"]), len(references.images)
     size = min(wanted.subset or k, k)
     generator = torch.Generator().manual_seed(sampling.seed)
-    same_prompt = all(one_for_all(cond) for cond in [*positive, *negative])
+    same_prompt = all(one_for_all(cond) for cond in convert_cond([*positive, *negative]))
     made: PictureSet | None = None
     seed: Seed | None = None
     start, stage, worst, limit = None, settings, math.inf, 0.0
@@ -201,7 +203,7 @@ def make_set(
                 on_unfinished=under_way.append,
             )
             under_way.append(seed)
-            images = vae.decode(drawn["samples"]).cpu()
+            images = host_pictures(vae, drawn["samples"]).cpu()
             embeddings = unit_embeddings(encoder, images)
             if made is None:
                 made = PictureSet(seed.noise[:0], images[:0], embeddings[:0])

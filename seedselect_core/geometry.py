@@ -36,8 +36,9 @@ on the sphere, and not for the Frechet mean, which has the smallest sum of their
 lie at equal angles to each other, as random ones in many dimensions all but do, median, Frechet
 mean and the mean carried to the shell are one and the same.
 
-Noise here is [C, h, w], or [B, C, h, w] where a function says so. Paths and centroids are computed
-in float64 on the CPU, and given back in the kind and on the device that they came.
+Noise here is [C, h, w], or [B, C, h, w] where a function says so; that of films has its frames
+after the channels, [C, T, h, w]. Paths and centroids are computed in float64 on the CPU, and given
+back in the kind and on the device that they came.
 """
 
 import math
@@ -74,13 +75,14 @@ def to_shell(noise: torch.Tensor) -> torch.Tensor:
 
 
 def standardise_channels(noise: torch.Tensor) -> torch.Tensor:
-    """Give each channel of each sample of ``noise`` [B, C, h, w] zero mean and unit variance.
+    """Give each channel of each sample of ``noise`` [B, C, ...] zero mean and unit variance.
 
     The norm is then sqrt(d), which is the shell's but for 1 / (2 sqrt(d)). A channel of one value
     becomes 0.
     """
-    centred = noise - noise.mean(dim=(2, 3), keepdim=True)
-    spread = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    places = tuple(range(2, noise.ndim))
+    centred = noise - noise.mean(dim=places, keepdim=True)
+    spread = centred.square().mean(dim=places, keepdim=True).sqrt()
     return centred / spread.clamp_min(1e-6)
 
 

@@ -18,10 +18,10 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from .encoders import VaeCodec
 from .errors import SeedSelectError
-from .optimize import _ksampler, _require_fit, _require_steady_hooks
+from .optimize import _ksampler, _require_fit
 from .seed import SamplingSettings, Seed
+from .vae_codec import VaeCodec
 
 # Deterministic, and each step needs the current latent alone. "ddim" is Euler in the host.
 INVERTIBLE = ("ddim", "euler", "heun")
@@ -129,8 +129,8 @@ class _Backwards(comfy.samplers.Sampler):
     """What the host takes for a sampler: it walks from ``picture`` to noise, and then forwards.
 
     Attributes, once it has run:
-        noise: [B, C, h, w], unit Gaussian as the host's NOISE gives it.
-        final: [B, C, h, w], what that noise is sampled to, in the model's scaled latent space.
+        noise: [B, C, ...], unit Gaussian as the host's NOISE gives it.
+        final: [B, C, ...], what that noise is sampled to, in the model's scaled latent space.
         evaluations: predictions by the guider, one for each picture.
     """
 
@@ -244,22 +244,23 @@ def invert_images(
         )
     if refinements < 1:
         raise SeedSelectError(f"refinements: must be 1 or more, got {refinements}.")
-    _require_steady_hooks(positive, negative)
-    ratio = VaeCodec(vae).vae.spacial_compression_encode()
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(sampling.cfg)
+    _require_steady_hooks(guider.original_conds)
+    codec = VaeCodec(vae)
+    ratio = vae.spacial_compression_encode()
     height, width = images.shape[1:3]
     if min(height, width) < ratio:
         raise SeedSelectError(
             f"image: {width} x {height} pixels are too few, this VAE needs {ratio} x {ratio} at "
             "least. Give the size that the model draws."
         )
-    samples = vae.encode(images[..., :3])
+    samples = codec.encode(images[..., :3])
     _require_fit(model, vae, samples)
     picture = model.model.process_latent_in(samples.float())
     sampler = comfy.samplers.sampler_object(sampling.sampler_name)
     backwards = _Backwards(sampler, picture, refinements, tolerance, on_step)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(sampling.cfg)
     empty = torch.zeros_like(picture)
     result = guider.sample(
         empty,
@@ -287,3 +288,16 @@ def invert_images(
         evaluations=backwards.evaluations,
     )
     return Inversion(seed, {"samples": result}, rmse, rmse / rms)
+
+
+def _require_steady_hooks(conds: dict[str, list[dict]]) -> None:
+    for name, conditions in conds.items():
+        for condition in conditions:
+            hooks = condition.get("hooks")
+            # The host counts keyframes along the steps; an inversion walks the steps back.
+            if hooks is not None and any(not h.hook_keyframe.is_empty() for h in hooks.hooks):
+                raise SeedSelectError(
+                    f"{name}: hooks whose strength changes over the steps (Set Hook Keyframes) "
+                    "cannot be run backwards. Disconnect the keyframes, or give the hook one "
+                    "strength."
+                )

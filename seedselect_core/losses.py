@@ -33,9 +33,14 @@ def semantic_loss(embeddings: torch.Tensor, centroid: torch.Tensor) -> torch.Ten
 def appearance_loss(latents: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error per sample: latents [B, ...], target [...] or [1, ...], result [B].
 
+    Of films, [B, C, T, h, w], only the first frame counts, since the target is a picture,
+    [C, 1, h, w].
+
     Both are in the model's scaled latent space (unit variance or so), where SeedSelect measures
     it, and not in the VAE's own.
     """
+    if latents.ndim == 5:
+        latents = latents[:, :, :1]
     return (latents - target).square().flatten(1).mean(dim=1)
 
 

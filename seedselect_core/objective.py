@@ -1,15 +1,19 @@
 """The loss of a sampled batch, seed by seed."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .encoders import ImageEncoder, VaeCodec
+from .encoders import ImageEncoder
+from .host.inference_tensors import inference_tensors_as_ordinary
+from .host.unspoilt_activations import storages, unspoilt_activations
 from .losses import appearance_loss, contrast_loss, norm_prior, semantic_loss
 from .settings import Settings
 from .targets import Targets
+from .vae_codec import VaeCodec
 from .views import see
 
 
@@ -22,6 +26,13 @@ class Losses:
     appearance: torch.Tensor
     norm: torch.Tensor
     images: torch.Tensor
+
+    def joined(self) -> "Losses":
+        """Those of the frames of one film: every frame has the mean."""
+        means = (
+            x.mean().expand_as(x) for x in (self.total, self.semantic, self.appearance, self.norm)
+        )
+        return Losses(*means, self.images)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Objective:
     def __call__(
         self, noise: torch.Tensor, denoised: list[torch.Tensor], rows: torch.Tensor | None = None
     ) -> Losses:
-        """Losses of ``noise`` [B, C, h, w] whose chain ended in ``denoised`` (final last).
+        """Losses of ``noise`` [B, C, ...] whose chain ended in ``denoised`` (final last).
 
         Args:
             rows: [B], which seeds of the whole batch these are; None for all.
@@ -80,6 +91,29 @@ class Objective:
             push = contrast_loss(embeddings, target, self.targets.contrast.to(views))
             return loss, push.mean(0), images
 
-        if not torch.is_grad_enabled():
-            return decode_and_compare(latent)
-        return checkpoint(decode_and_compare, latent, use_reentrant=False)
+        modules = (self.codec.patcher.model, self.encoder.patcher.model)
+        return recomputed(decode_and_compare, latent, modules)
+
+
+def recomputed(
+    function: Callable, latent: torch.Tensor, modules: Sequence[torch.nn.Module]
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """``function(latent)``, whose activations are thrown away and computed again when needed.
+
+    Tensors made in inference mode that are no weights, as the mean and spread of a latent format,
+    may take part.
+
+    Args:
+        modules: those whose weights it uses. Some overwrite their activations.
+    """
+    if not torch.is_grad_enabled():
+        return function(latent)
+
+    def call(latent):
+        with inference_tensors_as_ordinary():
+            return function(latent)
+
+    def contexts():
+        return contextlib.nullcontext(), unspoilt_activations(storages(modules))
+
+    return checkpoint(call, latent, use_reentrant=False, context_fn=contexts)

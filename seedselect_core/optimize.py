@@ -1,26 +1,62 @@
 """Find noise whose picture agrees with the references, and sample from it: the host's own way."""
 
+import logging
 from collections.abc import Callable, Sequence
 
+import comfy.model_base
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
 
-from .encoders import ImageEncoder, VaeCodec
+from .coverage import untried
+from .encoders import ImageEncoder
 from .errors import SeedSelectError
-from .host.differentiable_samplers import require_proven
+from .host.differentiable_samplers import require_sampler, sampler_name
+from .host.refused_families import require_family
 from .objective import Objective
 from .references import ReferenceSet, reference_set_from_batch
 from .search import Progress, Search, SeedHistory
-from .seed import SamplingSettings, Seed
+from .seed import CustomSampling, SamplingSettings, Seed, SeedNoise
+from .self_check import require_exact_gradient
 from .settings import Settings
 from .targets import build_targets
-from .unroll import unrolled_sampling
+from .unroll import Chain, unrolled_sampling
+from .vae_codec import VaeCodec, host_pictures
 
-# These draw their noise for the batch as a whole, so a seed's noise depends on its neighbours.
-BATCH_NOISE = ("euler_ancestral", "dpmpp_2m_sde", "lcm")
+# What a condition may hold a picture for each of the batch in.
+PICTURES = {
+    "control",
+    "concat_image",
+    "concat_latent_image",
+    "reference_latents",
+    "stable_cascade_prior",
+}
+# Samplers of which a picture comes out the same alone and in a batch. The others draw noise for the
+# batch as a whole, or one step size for it ("dpm_adaptive").
+PICTURE_BY_PICTURE = (
+    "euler",
+    "euler_cfg_pp",
+    "heun",
+    "heunpp2",
+    "exp_heun_2_x0",
+    "dpm_2",
+    "lms",
+    "dpm_fast",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "ddim",
+    "uni_pc",
+    "uni_pc_bh2",
+)
 
 
 def optimize_seed(
@@ -62,18 +98,81 @@ def optimize_seed(
     Raises:
         SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
+    if start is not None:
+        start.require_fit(model, _samples(model, latent))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(sampling.cfg)
+    return optimize_noise(
+        guider,
+        comfy.samplers.sampler_object(sampling.sampler_name),
+        _ksampler(model, sampling).sigmas,
+        vae,
+        encoder,
+        references,
+        latent,
+        sampling,
+        settings,
+        start=None if start is None else SeedNoise(start),
+        contrast=contrast,
+        subsets=subsets,
+        on_progress=on_progress,
+        on_unfinished=on_unfinished,
+    )
+
+
+def optimize_noise(
+    guider: comfy.samplers.CFGGuider,
+    sampler: comfy.samplers.Sampler,
+    sigmas: torch.Tensor,
+    vae,
+    encoder: ImageEncoder,
+    references: ReferenceSet,
+    latent: dict,
+    sampling: SamplingSettings | CustomSampling,
+    settings: Settings,
+    *,
+    start=None,
+    contrast: ReferenceSet | None = None,
+    subsets: Sequence[Sequence[int]] | None = None,
+    check_gradient: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_unfinished: Callable[[Seed], None] | None = None,
+) -> tuple[Seed, dict, SeedHistory]:
+    """`optimize_seed` for any graph that the host's SamplerCustomAdvanced takes.
+
+    Args:
+        guider: the host's GUIDER, its conditionings set.
+        sampler: the host's SAMPLER.
+        sigmas: the host's SIGMAS, [steps + 1], descending. Where they stop above zero, what counts
+            is the prediction of the clean latent at the last step.
+        sampling: what the seed is to say of guider, sampler and sigmas; its number is that of the
+            first noise, and those after it give the further draws.
+        start: the host's NOISE, instead of the noise of that number.
+        check_gradient: compare the gradient with a finite difference first. Done anyway for what
+            `seedselect_core.coverage` does not know.
+
+        The others, the results and errors are those of `optimize_seed`.
+    """
+    model = guider.model_patcher
     if settings.iterations > 0:
-        require_proven(sampling.sampler_name)
-        _require_steady_hooks(positive, negative)
+        require_sampler(sampler)
+        require_family(model)
+    if len(sigmas) < 2:
+        raise SeedSelectError(
+            "sigmas: there is no step to denoise. Connect a scheduler with one step or more."
+        )
     codec = VaeCodec(vae)
     samples = _samples(model, latent)
     _require_fit(model, vae, samples)
     indices = latent.get("batch_index")
-    if start is None:
-        noise = comfy.sample.prepare_noise(samples, sampling.seed, indices)
-    else:
-        start.require_fit(model, samples)
-        noise = start.noise
+
+    def draw(candidate: int) -> torch.Tensor:
+        return comfy.sample.prepare_noise(samples, (sampling.seed + candidate) % 2**64, indices)
+
+    noise = draw(0) if start is None else start.generate_noise(latent | {"samples": samples})
+    if not noise.any():
+        raise SeedSelectError("noise: it is empty. Connect RandomNoise, or 'Seed To Noise'.")
     ratio = vae.spacial_compression_decode()
     comfy.model_management.load_models_gpu([encoder.patcher])
     targets = build_targets(
@@ -85,39 +184,48 @@ def optimize_seed(
         samples.shape[-2] * ratio,
         settings.views,
         contrast,
+        film=samples.ndim == 5,
     )
     if subsets is not None:
         targets = targets.of_subsets(subsets)
-    ksampler = _ksampler(model, sampling)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(sampling.cfg)
-
-    def draw(candidate: int) -> torch.Tensor:
-        return comfy.sample.prepare_noise(samples, (sampling.seed + candidate) % 2**64, indices)
-
     noise_mask = latent.get("noise_mask")
+    film = isinstance(model.model, comfy.model_base.SVD_img2vid)  # a batch of frames, SV3D's too
     search = Search(
         Objective(encoder, codec, targets, settings, model.model.process_latent_out),
         settings,
         on_progress,
         draw,
-        separable=sampling.sampler_name not in BATCH_NOISE
+        separable=sampler_name(sampler) in PICTURE_BY_PICTURE
+        and not film
         and noise_mask is None
         and torch.count_nonzero(samples) == 0
-        and all(one_for_all(cond) for cond in [*positive, *negative]),
+        and all(one_for_all(c) for conds in guider.original_conds.values() for c in conds),
+        film=film,
     )
+    unknown = untried(sampler, model) if settings.iterations > 0 else []
+    doubted = " and ".join(unknown) or (sampler_name(sampler) if check_gradient else "")
+    if unknown and doubted not in _passed:
+        logging.warning("SeedSelect: nobody has tried %s. Checking the gradient first.", doubted)
+
+    def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        if check_gradient or (unknown and doubted not in _passed):
+            require_exact_gradient(chain, noise, doubted)
+            _passed.add(doubted)
+            chain.evaluations = 0
+        return search(chain, noise)
+
     try:
         result = unrolled_sampling(
             guider,
-            comfy.samplers.sampler_object(sampling.sampler_name),
-            ksampler.sigmas,
+            sampler,
+            sigmas,
             noise,
             samples,
-            search,
+            checked,
             patchers=[vae.patcher, encoder.patcher],
             noise_mask=noise_mask,
             seed=sampling.seed,
+            needs_gradient=settings.iterations > 0,
         )
     except BaseException as error:
         if search.best is not None and on_unfinished is not None:
@@ -134,6 +242,10 @@ def optimize_seed(
     return _seed(search, model, sampling), {"samples": result}, search.history
 
 
+# What nobody has tried but whose gradient was checked since the host started.
+_passed: set[str] = set()
+
+
 def draw_references(
     model, positive: list, negative: list, vae, latent: dict, sampling: SamplingSettings, count: int
 ) -> ReferenceSet:
@@ -147,7 +259,7 @@ def draw_references(
     empty = torch.zeros_like(samples[:1]).repeat(count, *[1] * (samples.ndim - 1))
     noise = comfy.sample.prepare_noise(empty, sampling.seed)
     drawn = sample_from_seed(model, positive, negative, Seed(noise, sampling), sampling)
-    return reference_set_from_batch(vae.decode(drawn["samples"]))
+    return reference_set_from_batch(host_pictures(vae, drawn["samples"]))
 
 
 def sample_from_seed(
@@ -168,7 +280,7 @@ def sample_from_seed(
     Raises:
         SeedSelectError: the seed was made for another model or size.
     """
-    sampling = sampling or seed.sampling
+    sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
     samples = _samples(model, latent)
     seed.require_fit(model, samples)
@@ -225,33 +337,26 @@ def _seed(search: Search, model, sampling: SamplingSettings) -> Seed:
     )
 
 
-def one_for_all(cond: list) -> bool:
-    """Whether a conditioning holds one text for every picture, and no picture or control."""
-    if cond[0] is None or len(cond[0]) != 1:
+def one_for_all(cond: dict) -> bool:
+    """Whether a guider's condition holds one text for every picture, and no picture or control."""
+    text = cond.get("cross_attn")
+    if text is None or len(text) != 1:
         return False
-    return not any(
-        key in cond[1] for key in ("control", "concat_latent_image", "reference_latents")
-    )
-
-
-def _require_steady_hooks(positive: list, negative: list) -> None:
-    for name, conditioning in (("positive", positive), ("negative", negative)):
-        for _, extra in conditioning:
-            hooks = extra.get("hooks")
-            # The host counts keyframes forwards; the backward pass walks the steps back.
-            if hooks is not None and any(not h.hook_keyframe.is_empty() for h in hooks.hooks):
-                raise SeedSelectError(
-                    f"{name}: hooks whose strength changes over the steps (Set Hook Keyframes) are "
-                    "not supported yet. Disconnect the keyframes, or give the hook one strength."
-                )
+    return cond.keys().isdisjoint(PICTURES)
 
 
 def _require_fit(model, vae, samples: torch.Tensor) -> None:
     latent_format = model.get_model_object("latent_format")
-    if latent_format.latent_dimensions != 2 or samples.ndim != 4:
+    if samples.is_nested:
         raise SeedSelectError(
-            "model: video and audio models are not supported yet. Connect an image model, such as "
-            "Stable Diffusion 1.5 or SDXL."
+            "latent: a video and its sound cannot be optimized together. Connect the video latent "
+            "alone."
+        )
+    if samples.ndim != 2 + latent_format.latent_dimensions:
+        raise SeedSelectError(
+            f"latent: it has {samples.ndim} dimensions, the model works on "
+            f"{2 + latent_format.latent_dimensions}. Make it with the empty latent node of this "
+            "kind of model, or encode the picture with this model's VAE."
         )
     if samples.shape[1] != latent_format.latent_channels:
         raise SeedSelectError(
@@ -259,8 +364,15 @@ def _require_fit(model, vae, samples: torch.Tensor) -> None:
             f"{latent_format.latent_channels}. Make it with 'Empty Latent Image', or encode the "
             "picture with this model's VAE."
         )
-    if vae.latent_channels != latent_format.latent_channels:
+    if vae.latent_dim > samples.ndim - 2:
+        raise SeedSelectError(
+            "vae: it is for videos, the model makes pictures. Connect the VAE that belongs to the "
+            "checkpoint."
+        )
+    # A model may work on the VAE's latents with several pixels folded into channels.
+    channels = latent_format.process_out(torch.zeros_like(samples[:1])).shape[1]
+    if vae.latent_channels != channels:
         raise SeedSelectError(
             f"vae: its latents have {vae.latent_channels} channels, the model's "
-            f"{latent_format.latent_channels}. Connect the VAE that belongs to the checkpoint."
+            f"{channels}. Connect the VAE that belongs to the checkpoint."
         )

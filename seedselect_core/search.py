@@ -91,11 +91,15 @@ class Search:
         draw: the n-th further draw of Gaussian noise for the whole batch, n from 1.
         separable: seeds that are done may be left out of the batch. Not so where a sampler draws
             noise for the batch as a whole, or conditionings or latents differ within it.
+        film: the batch is the frames of one film, which are found, kept and finished together.
     """
 
-    def __init__(self, objective: Objective, settings: Settings, on_progress, draw, separable):
+    def __init__(
+        self, objective: Objective, settings: Settings, on_progress, draw, separable, film=False
+    ):
         self.objective, self.settings = objective, settings
-        self.on_progress, self.draw, self.separable = on_progress, draw, separable
+        self.on_progress, self.draw = on_progress, draw
+        self.separable, self.film = separable, film
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)
         self.best: Best | None = None
@@ -204,6 +208,8 @@ class Search:
                 "that model and VAE give a picture with a plain KSampler at these settings (some "
                 "VAEs need --fp32-vae). The best seed so far is kept."
             )
+        if self.film:
+            losses = losses.joined()
         if self.best is None:
             self.best = Best(
                 noise.detach().cpu().clone(),

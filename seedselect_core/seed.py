@@ -7,6 +7,7 @@ it, and every field is checked before it is used.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -48,13 +49,69 @@ class SamplingSettings:
         """A copy with those of ``changes`` that are not None."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
+    def told(self) -> str:
+        return f"{self.sampler_name}, {self.scheduler}, {self.steps} steps, cfg {self.cfg}"
+
+
+@dataclass(frozen=True)
+class CustomSampling:
+    """How a graph of GUIDER, SAMPLER and SIGMAS drew a seed.
+
+    It names them, for people; sampling again needs the graph.
+
+    Attributes:
+        guider: class of the guider.
+        sampler: the host's name of the sampler.
+        sigmas: the schedule, steps + 1 numbers, descending.
+        seed: number of the NOISE, also that of what a sampler adds on the way.
+    """
+
+    guider: str
+    sampler: str
+    sigmas: tuple[float, ...]
+    seed: int
+
+    def __post_init__(self):
+        numbers = isinstance(self.sigmas, tuple) and all(
+            type(sigma) is float and 0 <= sigma < 1e9 for sigma in self.sigmas
+        )
+        rules = [
+            (isinstance(self.guider, str) and len(self.guider) <= 100, "guider"),
+            (isinstance(self.sampler, str) and len(self.sampler) <= 100, "sampler"),
+            (numbers and 2 <= len(self.sigmas) <= 10_001, "sigmas"),
+            (type(self.seed) is int and 0 <= self.seed < 2**64, "seed"),
+        ]
+        for holds, name in rules:
+            if not holds:
+                raise SeedSelectError(f"{name}: '{str(getattr(self, name))[:60]}' is not possible.")
+
+    def override(self, **changes) -> SamplingSettings:
+        """The settings that ``changes`` give in full.
+
+        Raises:
+            SeedSelectError: one is missing, and a KSampler cannot take it from here.
+        """
+        given = {"seed": self.seed} | {k: v for k, v in changes.items() if v is not None}
+        missing = [f.name for f in fields(SamplingSettings) if f.name not in given]
+        if missing:
+            raise SeedSelectError(
+                f"seed: it was found with {self.guider}, sampler {self.sampler} and sigmas of its "
+                "own. To draw its picture, give it to SamplerCustomAdvanced by 'Seed To Noise', "
+                f"with the same three; or set {', '.join(missing)} here."
+            )
+        return SamplingSettings(**given)
+
+    def told(self) -> str:
+        return f"{self.guider}, {self.sampler}, {len(self.sigmas) - 1} steps of its own sigmas"
+
 
 @dataclass(frozen=True)
 class Seed:
     """Optimized noise of a batch of pictures.
 
     Attributes:
-        noise: [B, C, h, w] float32 on the CPU, unit Gaussian before the sampler scales it.
+        noise: [B, C, h, w], or [B, C, T, h, w] where the model has latents of films; float32 on
+            the CPU, unit Gaussian before the sampler scales it.
         sampling: how it is to be sampled.
         latent_format: name of the host's latent format class of the model, such as "SDXL".
         semantic, first_semantic: semantic loss of each picture, optimized and as it was at first.
@@ -64,7 +121,7 @@ class Seed:
     """
 
     noise: torch.Tensor
-    sampling: SamplingSettings
+    sampling: SamplingSettings | CustomSampling
     latent_format: str = ""
     semantic: list[float] = field(default_factory=list)
     first_semantic: list[float] = field(default_factory=list)
@@ -86,16 +143,13 @@ class Seed:
             self.require_shape(samples)
 
     def require_shape(self, samples: torch.Tensor) -> None:
-        """Raise `SeedSelectError` where a latent [B, C, h, w] differs in size from the noise."""
+        """Raise `SeedSelectError` where a latent differs in size from the noise."""
         if samples.shape == self.noise.shape:
             return
-
-        def told(shape) -> str:
-            return f"{shape[0]} x {shape[-1] * 8} x {shape[-2] * 8} pixels ({shape[1]} channels)"
-
         raise SeedSelectError(
-            f"latent: the seed was made for {told(self.noise.shape)}, the latent is "
-            f"{told(samples.shape)}. Give 'Empty Latent Image' the seed's size and batch."
+            f"latent: the seed was made for {len(self.noise)} x {shape_told(self.noise[0].shape)}, "
+            f"the latent is {len(samples)} x {shape_told(samples[0].shape)}. Give the empty latent "
+            "the seed's size and batch."
         )
 
     def save(self, path: Path) -> None:
@@ -104,6 +158,12 @@ class Seed:
         with torch.inference_mode(False):
             noise = self.noise.clone()
         save_file({"noise": noise}, path, {"seedselect": json.dumps(facts)})
+
+
+def shape_told(shape: Sequence[int]) -> str:
+    """The shape of one latent, [C, h, w] or [C, T, h, w], in an artist's words."""
+    frames = f", {shape[1]} latent frames" if len(shape) == 4 else ""
+    return f"{shape[-1] * 8} x {shape[-2] * 8} pixels ({shape[0]} channels{frames})"
 
 
 class SeedNoise:
@@ -131,10 +191,10 @@ def load_seed(path: Path) -> Seed:
                 raise SeedSelectError(f"seed file: '{path.name}' is not a SeedSelect seed.")
             part = file.get_slice("noise")
             shape, kind = part.get_shape(), part.get_dtype()
-            if kind != "F32" or len(shape) != 4 or not 0 < math.prod(shape) <= MAX_VALUES:
+            if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
                 raise SeedSelectError(
                     f"seed file: the noise in '{path.name}' is {shape} {kind}; expected four "
-                    f"dimensions of F32 and at most {MAX_VALUES} values."
+                    f"or five dimensions of F32 and at most {MAX_VALUES} values."
                 )
             noise = file.get_tensor("noise")
         facts = json.loads(text)
@@ -156,9 +216,12 @@ def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
     if not torch.isfinite(noise).all():
         raise SeedSelectError(f"seed file: the noise in '{name}' holds values that are no numbers.")
     sampling, latent_format = facts.get("sampling"), facts.get("latent_format")
-    wanted = {f.name for f in fields(SamplingSettings)}
-    if not isinstance(sampling, dict) or set(sampling) != wanted:
+    kinds = {frozenset(f.name for f in fields(k)): k for k in (SamplingSettings, CustomSampling)}
+    if not isinstance(sampling, dict) or frozenset(sampling) not in kinds:
         raise SeedSelectError(f"seed file: '{name}' does not tell how to sample it.")
+    if isinstance(sampling.get("sigmas"), list):
+        sampling["sigmas"] = tuple(sampling["sigmas"])
+    sampling = kinds[frozenset(sampling)](**sampling)
     losses = {key: facts.get(key) for key in ("semantic", "first_semantic", "total")}
     numbers = all(
         isinstance(values, list)
@@ -171,6 +234,4 @@ def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
     evaluations = facts.get("evaluations")
     if type(evaluations) is not int or evaluations < 0:
         raise SeedSelectError(f"seed file: '{name}' does not tell what it cost.")
-    return Seed(
-        noise, SamplingSettings(**sampling), latent_format, **losses, evaluations=evaluations
-    )
+    return Seed(noise, sampling, latent_format, **losses, evaluations=evaluations)

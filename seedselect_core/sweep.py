@@ -16,6 +16,7 @@ from .optimize import optimize_seed
 from .search import Progress
 from .seed import Seed
 from .settings import Settings
+from .vae_codec import host_pictures
 
 INK, FAINT, LINE, BEST = "#22262B", "#6B7178", "#D9DCE0", "#1F7A3D"
 EXAMPLE = "Write numbers of 0 or more with commas between them, for example 0, 1, 10."
@@ -123,7 +124,7 @@ def run_sweep(
         ]
         appearance = [history.appearance[row][i] for i, row in enumerate(places)]
         sweep.cells[pair] = Cell(
-            inputs["vae"].decode(drawn["samples"]).cpu(),
+            host_pictures(inputs["vae"], drawn["samples"]).cpu(),
             (sum(seed.semantic) / len(seed.semantic), sum(appearance) / len(appearance)),
         )
         finished.append(seed.noise)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .encoders import ImageEncoder, VaeCodec, encode_references
+from .encoders import ImageEncoder, encode_references
 from .losses import centroid, semantic_loss
 from .references import ReferenceSet
+from .vae_codec import VaeCodec
 from .views import draw_views, see
 
 
@@ -17,9 +18,10 @@ class Targets:
 
     Attributes:
         embeddings: unit vectors [k, D], one for each reference (the centroid of its views).
-        latents: [k, C, h, w], their latents in the model's scaled latent space.
+        latents: [k, C, h, w], their latents in the model's scaled latent space; [k, C, 1, h, w]
+            where the model has latents of films.
         semantic: unit vector, the centroid of the embeddings: [D], or one for each seed, [B, D].
-        appearance: the mean of the latents: [C, h, w], or [B, C, h, w].
+        appearance: the mean of the latents: [C, ...], or [B, C, ...].
         views: [V, 2, 3], under which pictures are compared, see `seedselect_core.views`.
         spread: mean semantic loss of the references themselves.
         contrast: unit vector [D], the centroid of a neighbouring concept, or None.
@@ -58,6 +60,8 @@ def build_targets(
     height: int,
     views: int = 1,
     contrast: ReferenceSet | None = None,
+    *,
+    film: bool = False,
 ) -> Targets:
     """Encode ``references`` once.
 
@@ -69,6 +73,7 @@ def build_targets(
         width, height: of the picture to be made, in pixels.
         views: how many views of each picture the encoder gets, 1 for the picture alone.
         contrast: images of the concept that the model confuses this one with.
+        film: the model's latents have a dimension of frames, [B, C, T, h, w].
     """
     with torch.inference_mode(False):
         maps = draw_views(views)
@@ -81,9 +86,13 @@ def build_targets(
     views_of_each = embed(references)
     embeddings = torch.stack([centroid(views_of_one) for views_of_one in views_of_each])
     target = centroid(embeddings)
-    latents = [codec.encode(image[None]) for image in references.resized(width, height)]
+    pictures = references.resized(*codec.encoding_size(width, height))
+    latents = [codec.encode(image[None]) for image in pictures]
     with torch.inference_mode(False), torch.no_grad():
-        latents = process_latent_in(torch.cat(latents)).clone()
+        latents = torch.cat(latents)
+        if film and latents.ndim == 4:
+            latents = latents.unsqueeze(2)
+        latents = process_latent_in(latents).clone()
     spread = semantic_loss(views_of_each, target).mean()
     return Targets(
         embeddings,

@@ -14,20 +14,33 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from .errors import SeedSelectError
+from .host.attention import differentiable_attention
 from .host.borrowed_weights import borrowed_weights, ordinary_view, ordinary_views
-from .host.differentiable_samplers import differentiable_samplers, without_no_grad
+from .host.call_memory import CallMemory, require_same
+from .host.differentiable_rope import differentiable_rope
+from .host.differentiable_samplers import (
+    differentiable_samplers,
+    require_sampler,
+    without_no_grad,
+)
+from .host.inference_tensors import inference_tensors_as_ordinary
+from .host.lightricks_rope import lightricks_rope_as_sampled
 from .host.modes import gradients_enabled, steady_memory
+from .host.quantised_layers import quantised_layers
+from .host.refused_families import require_family
 from .host.steady_weights import steady_weights
+from .host.uncompiled import uncompiled
+from .host.unspoilt_activations import storages, unspoilt_activations
 
 
 class _CheckpointedGuider:
     """A guider whose every prediction is recomputed in the backward pass."""
 
-    def __init__(self, guider: comfy.samplers.CFGGuider, on_call, exact: Callable[[], bool]):
-        self._guider, self._on_call, self._exact = guider, on_call, exact
+    def __init__(self, guider: comfy.samplers.CFGGuider, weights, memory, on_call, exact):
+        self._guider, self._weights, self._memory = guider, weights, memory
+        self._on_call, self._exact = on_call, exact
 
     def __getattr__(self, name: str):
         return getattr(self._guider, name)
@@ -37,10 +50,30 @@ class _CheckpointedGuider:
             self._on_call(len(x))
             return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
-        if not torch.is_grad_enabled() or not self._exact():
+        if not torch.is_grad_enabled() or not self._exact(timestep):
             with torch.no_grad():
                 return predict(x, timestep)
-        return checkpoint(predict, x, timestep, use_reentrant=False)
+        state, first = self._memory.noted(), None
+
+        def predict_alike(x, timestep):
+            nonlocal first
+            if first is None:
+                prediction = predict(x, timestep)
+                first = prediction.detach().clone()
+                return prediction
+            # The backward pass runs with the modes of the forward pass switched off.
+            with (
+                inference_tensors_as_ordinary(),
+                self._memory.recalled(state),
+                unspoilt_activations(self._weights),
+            ):
+                prediction = predict(x, timestep)
+            require_same(prediction.detach(), first)
+            return prediction
+
+        # Stopped early, a recomputation would leave the host's loops by an exception.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(predict_alike, x, timestep, use_reentrant=False)
 
 
 class Chain:
@@ -50,13 +83,20 @@ class Chain:
         steps: denoising steps.
         evaluations: predictions made so far, one for each picture, those that the backward pass
             makes again included.
+        ends_noisy: whether the schedule stops above zero, so that the sampler returns noise too.
+        final: what the sampler returned at the last run, without its history.
     """
 
-    def __init__(self, guider, sampler, sigmas, extra_args, latent_image, denoise_mask):
-        self.guider = guider
+    def __init__(self, guider, weights, sampler, sigmas, extra_args, latent_image, denoise_mask):
+        self.guider, self._weights = guider, weights
         self.steps, self.evaluations = len(sigmas) - 1, 0
+        # The host's uni_pc writes this small number over a last sigma of zero.
+        self.ends_noisy = bool(sigmas[-1] > 0.001)
+        self.final: torch.Tensor | None = None
         self._sampler, self._sigmas, self._extra_args = sampler, sigmas, extra_args
         self._latent_image, self._denoise_mask = latent_image, denoise_mask
+        self._memory = CallMemory(guider, extra_args["model_options"])
+        self._fresh = self._memory.noted()
 
     def __call__(
         self,
@@ -77,10 +117,12 @@ class Chain:
         Returns:
             ``keep`` tensors like ``noise`` in the model's scaled latent space, fewer where the
             chain is shorter. The last is what the sampler returns; before it stand the predictions
-            of the clean latent at the steps before the last.
+            of the clean latent at the steps before the last. Of a schedule that stops above zero,
+            the last is a prediction too.
         """
+        self._memory.restore(self._fresh)
         denoised: list[torch.Tensor] = []
-        first_exact = self.steps - gradient_steps if gradient_steps else 0
+        first_exact = max(0, self.steps - gradient_steps) if gradient_steps else 0
         finished = 0
 
         def collect(step, prediction, x, total):
@@ -94,8 +136,13 @@ class Chain:
         def count(pictures):
             self.evaluations += pictures
 
+        def exact(timestep):
+            # "dpm_fast" does not tell of every step it makes, so that steps cannot only be counted.
+            late = finished >= first_exact
+            return late or bool((timestep < self._sigmas[first_exact]).all())
+
         final = self._sampler.sample(
-            _CheckpointedGuider(self.guider, count, lambda: finished >= first_exact),
+            _CheckpointedGuider(self.guider, self._weights, self._memory, count, exact),
             self._sigmas,
             dict(self._extra_args),
             collect,
@@ -105,6 +152,9 @@ class Chain:
             self._denoise_mask,
             True,
         )
+        self.final = final.detach()
+        if self.ends_noisy:
+            return denoised
         # The prediction at the last step is the result, but for samplers that correct it once more.
         return [*denoised[:-1], final]
 
@@ -132,18 +182,26 @@ class _Unrolled(comfy.samplers.Sampler):
             comfy.model_management.load_models_gpu([model_wrap.model_patcher, *models])
         modules = {id(m): m for m in [model_wrap.inner_model, *(p.model for p in models)]}
         conds = model_wrap.conds
+        options = extra_args["model_options"]["transformer_options"]
         with (
             gradients_enabled(),
+            inference_tensors_as_ordinary(),
             steady_memory(),
             differentiable_samplers(),
+            differentiable_rope(),
+            lightricks_rope_as_sampled(),
             steady_weights(),
             borrowed_weights(*modules.values()),
+            quantised_layers(*modules.values()),
+            differentiable_attention(options),
+            uncompiled(options),
         ):
             try:
                 model_wrap.conds = ordinary_views(conds)
                 chain = Chain(
                     model_wrap,
-                    without_no_grad(self._sampler),
+                    storages(modules.values()),
+                    self._sampler,
                     ordinary_view(sigmas),
                     extra_args,
                     ordinary_view(latent_image),
@@ -156,7 +214,7 @@ class _Unrolled(comfy.samplers.Sampler):
 
 def unrolled_sampling(
     guider: comfy.samplers.CFGGuider,
-    sampler: comfy.samplers.KSAMPLER,
+    sampler: comfy.samplers.Sampler,
     sigmas: torch.Tensor,
     noise: torch.Tensor,
     latent_image: torch.Tensor,
@@ -165,6 +223,7 @@ def unrolled_sampling(
     patchers: Sequence[comfy.model_patcher.ModelPatcher] = (),
     noise_mask: torch.Tensor | None = None,
     seed: int | None = None,
+    needs_gradient: bool = True,
 ) -> Any:
     """Run ``search`` where the guider would sample, with gradients on and weights lent to autograd.
 
@@ -181,19 +240,18 @@ def unrolled_sampling(
             model.
         noise_mask: the LATENT's noise mask, for inpainting.
         seed: for samplers that add noise on the way.
+        needs_gradient: whether ``search`` differentiates; any sampler and model will do otherwise.
 
     Returns:
         The final latent in the VAE's space, as the host's sampling functions return it.
 
     Raises:
-        SeedSelectError: the sampler is not one of the host's KSAMPLER kind.
+        SeedSelectError: the sampler or the model cannot be differentiated.
     """
-    if not isinstance(sampler, comfy.samplers.KSAMPLER):
-        raise SeedSelectError(
-            f"sampler: {type(sampler).__name__} is not built on the host's KSAMPLER, so its "
-            "gradient cannot be taken. Use a sampler from KSamplerSelect."
-        )
-    unrolled = _Unrolled(sampler, search, list(patchers))
+    if needs_gradient:
+        require_sampler(sampler)
+        require_family(guider.model_patcher)
+    unrolled = _Unrolled(without_no_grad(sampler), search, list(patchers))
     return guider.sample(
         noise, latent_image, unrolled, sigmas, noise_mask, disable_pbar=True, seed=seed
     )

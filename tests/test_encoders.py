@@ -9,14 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seedselect_core.encoders import (
-    ClipVisionEncoder,
-    OpenClipEncoder,
-    VaeCodec,
-    clamp_inward,
-    encode_references,
-)
+from seedselect_core.clamping import clamp_inward
+from seedselect_core.encoders import ClipVisionEncoder, encode_references
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.open_clip_encoder import OpenClipEncoder
+from seedselect_core.vae_codec import VaeCodec
 
 BASE = {
     "hidden_size": 32,
@@ -253,16 +250,27 @@ def test_a_saturated_picture_can_be_pulled_back():
     assert brighter.abs().max() == 0
 
 
-def test_video_and_audio_are_refused():
+def test_vaes_of_other_things_are_refused():
     vae = small_vae()
-    with pytest.raises(SeedSelectError, match="not supported yet"):
-        VaeCodec(vae).decode(torch.zeros(1, 4, 1, 8, 8))
-    vae.latent_dim = 3
-    with pytest.raises(SeedSelectError, match=r"vae: .*not supported yet"):
+    with pytest.raises(SeedSelectError, match="does not fit a VAE for pictures"):
+        VaeCodec(vae).decode(torch.zeros(4, 8, 8))
+    vae.output_channels = 2
+    with pytest.raises(SeedSelectError, match=r"vae: .* sound or solids"):
+        VaeCodec(vae)
+    vae.output_channels, vae.latent_dim = 3, 1
+    with pytest.raises(SeedSelectError, match=r"vae: .* sound or solids"):
         VaeCodec(vae)
     vae.first_stage_model = None
     with pytest.raises(SeedSelectError, match="Load VAE"):
         VaeCodec(vae)
+
+
+def test_a_vae_for_pictures_decodes_the_first_frame_of_a_film():
+    """As the host does it."""
+    vae = small_vae()
+    film = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(VaeCodec(vae).decode(film), vae.decode(film))
+    assert torch.equal(VaeCodec(vae).decode(film), VaeCodec(vae).decode(film[:, :, 0]))
 
 
 # open_clip

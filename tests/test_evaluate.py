@@ -122,7 +122,7 @@ def test_a_checkpoint_goes_through_the_hosts_loaders(tmp_path, monkeypatch):
         ("{images} --checkpoint a", "--clip-vision: name one"),
         ("{images} --checkpoint a.safetensors --clip-vision b", "--checkpoint: there is no 'a.saf"),
         ("{images} --pocket --prompt letter", "--prompt"),
-        ("{images} --pocket --sampler dpm_fast", "--sampler"),
+        ("{images} --pocket --sampler midnight", "--sampler"),
         ("{images} --pocket --width 70", "--width"),
         ("{images} --pocket --held-out 0", "--held-out"),
         ("{images} --pocket --references 8", "IMAGES: 'F' .* 8 readable"),

@@ -1,29 +1,34 @@
-"""Gradients of the whole chain against central differences, sampler by sampler.
+"""Gradients of the whole chain against central differences.
 
-Everything runs in float64: the tiny model is one of float64, and `tiny.exact` keeps the host from
-rounding its predictions to float32 on the way. A central difference with step h = 1e-4 is then
-wrong by about h^2 = 1e-8 (truncation) and 1e-16 / h = 1e-12 (rounding), so that agreement to 1e-6
-leaves no room for a missing path.
+Everything runs in float64: the tiny model is one of float64, and `in_double` keeps the host from
+rounding on the way. A central difference is then wrong by about 1e-8, so that agreement to 1e-6
+leaves no room for a missing path. `make coverage` measures every sampler in every way of
+predicting, and much more.
 """
+
+import functools
 
 import comfy.samplers
 import pytest
 import tiny
 import torch
 
+from proofs.double import in_double
+from proofs.measure import gradient_error, probed, relative_errors
+from proofs.samplers import PREDICTIONS, STEPS, graph
+from seedselect_core import unroll
 from seedselect_core.encoders import VaeCodec
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.host.differentiable_samplers import PROVEN
+from seedselect_core.host.differentiable_samplers import REFUSED, sampler_name
 from seedselect_core.objective import Objective
-from seedselect_core.optimize import optimize_seed
-from seedselect_core.seed import SamplingSettings
 from seedselect_core.targets import build_targets
 from seedselect_core.unroll import unrolled_sampling
 
-H, TOLERANCE = 1e-4, 1e-6
-# Flow models take other ways through some samplers (sample_euler_ancestral_RF).
-PREDICTIONS = ("EPS", "V_PREDICTION", "FLOW")
-STEPS = 4  # enough for the third order of uni_pc
+TOLERANCE = 1e-6
+# Each sampler with one way of predicting, in turn.
+SAMPLERS = [
+    (name, PREDICTIONS[i % len(PREDICTIONS)]) for i, name in enumerate(comfy.samplers.SAMPLER_NAMES)
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +38,19 @@ def models():
 
 @torch.inference_mode()
 def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=1, **latents):
-    """Run ``search(chain, noise)``, with the noise in float64, where the host's guider samples."""
+    """Run ``search(chain, noise)``, with the noise in float64, where the host's guider samples.
+
+    Args:
+        sampler: the host's name of one, or a SAMPLER.
+    """
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(
         latents.get("positive", tiny.conditioning(1)), latents.get("negative", tiny.conditioning(2))
     )
     guider.set_cfg(cfg)
-    ksampler = comfy.samplers.KSampler(model, STEPS, model.load_device, sampler, scheduler)
+    if isinstance(sampler, str):
+        sampler = comfy.samplers.sampler_object(sampler)
+    sampling = model.get_model_object("model_sampling")
     samples = latents.get("samples", torch.zeros(batch, 4, 8, 8))
     found = []
 
@@ -47,11 +58,11 @@ def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=1,
         found.append(search(chain, noise.double()))
         return noise
 
-    with tiny.exact():
+    with in_double():
         unrolled_sampling(
             guider,
-            comfy.samplers.sampler_object(sampler),
-            ksampler.sigmas.double(),
+            sampler,
+            comfy.samplers.calculate_sigmas(sampling, scheduler, STEPS).double(),
             tiny.normal(*samples.shape, seed=7),
             samples,
             recorded,
@@ -62,52 +73,22 @@ def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=1,
     return found[0]
 
 
-def relative_errors(f, noise: torch.Tensor, directions: int) -> list[float]:
-    """Of the directional derivatives of the scalar ``f``, against central differences."""
-    z = noise.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(f(z), z)
-    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
-    errors = []
-    for i in range(directions):
-        direction = tiny.normal(*noise.shape, seed=20 + i).double()
-        direction = direction / direction.norm()
-        with torch.no_grad():
-            quotient = (f(noise + H * direction) - f(noise - H * direction)).item() / (2 * H)
-        # Relative to the slope that a random direction has; this one's own may be near zero.
-        usual = gradient.norm().item() / gradient.numel() ** 0.5
-        errors.append(abs((gradient * direction).sum().item() - quotient) / usual)
-    return errors
+def errors(chain, noise):
+    return relative_errors(probed(chain), noise, directions=2)
 
 
-def probed(chain, keep: int):
-    """All kept predictions with random weights, as one number."""
-
-    def value(z):
-        kept = chain(z, keep=keep)
-        assert len(kept) == keep
-        weights = (tiny.normal(*z.shape, seed=30 + i).double() for i in range(keep))
-        return sum((w * x.tanh()).sum() for w, x in zip(weights, kept, strict=True))
-
-    return value
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", PROVEN)
-def test_gradient_of_every_sampler(models, sampler, prediction):
-    def search(chain, noise):
-        return relative_errors(probed(chain, keep=3), noise, directions=2)
-
-    errors = within(models[prediction], search, sampler)
-    print(f"relative error: {max(errors):.1e}")
-    assert max(errors) < TOLERANCE
+@pytest.mark.parametrize("sampler, prediction", SAMPLERS)
+@torch.inference_mode()
+def test_gradient_of_every_sampler(sampler, prediction):
+    with in_double():
+        error = gradient_error(graph(prediction, torch.float64, sampler), directions=1)
+    print(f"relative error: {error:.1e}")
+    assert error < TOLERANCE
 
 
 @pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
 def test_gradient_with_every_scheduler(models, scheduler):
-    def search(chain, noise):
-        return relative_errors(probed(chain, keep=1), noise, directions=1)
-
-    assert max(within(models["EPS"], search, scheduler=scheduler)) < TOLERANCE
+    assert max(within(models["EPS"], errors, scheduler=scheduler)) < TOLERANCE
 
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim"])
@@ -115,13 +96,9 @@ def test_gradient_of_inpainting(models, sampler):
     """The noise enters every model call here, not only the first."""
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:] = 1.0
-
-    def search(chain, noise):
-        return relative_errors(probed(chain, keep=2), noise, directions=2)
-
     samples = tiny.normal(1, 4, 8, 8, seed=8)
-    errors = within(models["EPS"], search, sampler, samples=samples, noise_mask=mask)
-    assert max(errors) < TOLERANCE
+    found = within(models["EPS"], errors, sampler, samples=samples, noise_mask=mask)
+    assert max(found) < TOLERANCE
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -151,6 +128,9 @@ def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     monkeypatch.setattr(torch.Tensor, "round", lambda self: self)
 
     def search(chain, noise):
+        # What recomputes in double for the chain does so for the objective.
+        monkeypatch.setattr("seedselect_core.objective.checkpoint", unroll.checkpoint)
+
         def value(z):
             losses = objective(z, chain(z, keep=3))
             assert 0 < losses.images.min() and losses.images.max() < 1
@@ -162,44 +142,121 @@ def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     assert max(within(graph.model, search, patchers=patchers)) < TOLERANCE
 
 
-def test_noise_of_stochastic_samplers_is_the_same_in_every_run(models):
+# --- noise on the way -----------------------------------------------------------------------------
+
+
+def runs(chain, noise):
+    """Twice without a gradient and once with it, the random state of the caller disturbed."""
+    found = []
+    for record in (False, False, True):
+        torch.rand(1)
+        before = torch.get_rng_state()
+        with torch.set_grad_enabled(record):
+            found.append(chain(noise.clone().requires_grad_(record))[-1].detach())
+        assert torch.equal(torch.get_rng_state(), before)
+    return found
+
+
+@torch.no_grad()
+def sample_globally(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """Draws from PyTorch's own generator, and adds that to the prediction that it has shown."""
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
+        callback({"x": x, "i": i, "denoised": denoised})
+        x = denoised
+        x += sigmas[i + 1] * torch.randn_like(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler_ancestral", "dpmpp_2m_sde", "lcm", comfy.samplers.KSAMPLER(sample_globally)],
+    ids=str,
+)
+def test_noise_of_stochastic_samplers_is_the_same_in_every_run(models, sampler):
+    first, second, recorded = within(models["EPS"], runs, sampler)
+    assert torch.equal(first, second) and torch.equal(first, recorded)
+
+
+def test_noise_added_to_a_prediction_does_not_change_the_one_that_is_kept(models):
+    seen = []
+
     def search(chain, noise):
-        with torch.no_grad():
-            runs = [chain(noise)[-1] for _ in range(2)]
-        recorded = chain(noise.clone().requires_grad_())[-1]
-        return [*runs, recorded.detach()]
+        def on_step(step, prediction):
+            seen.append(prediction.clone())
 
-    for sampler in ("euler_ancestral", "dpmpp_2m_sde", "lcm"):
-        first, second, recorded = within(models["EPS"], search, sampler)
-        assert torch.equal(first, second)
-        assert torch.equal(first, recorded)
+        kept = chain(noise, keep=STEPS, on_step=on_step)
+        return [x.detach() for x in kept[:-1]]
 
-
-OTHERS = [name for name in comfy.samplers.SAMPLER_NAMES if name not in PROVEN]
+    kept = within(models["EPS"], search, comfy.samplers.KSAMPLER(sample_globally))
+    assert all(torch.equal(a, b) for a, b in zip(kept, seen[:-1], strict=True))
 
 
-@pytest.mark.parametrize("sampler", OTHERS)
-def test_other_samplers_are_refused_by_name_before_any_work(sampler, monkeypatch):
+# --- samplers of other makes ----------------------------------------------------------------------
+
+
+@torch.no_grad()
+def euler_step(x, denoised, sigma, to):
+    return x + (x - denoised) / sigma * (to - sigma)
+
+
+@torch.inference_mode()
+def sample_foreign(model, x, sigmas, extra_args=None, callback=None, disable=None, share=0.5):
+    """Calls a decorated function of its own module, and detaches what it remembers."""
+    last = None
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
+        callback({"x": x, "i": i, "denoised": denoised})
+        mixed = denoised if last is None else torch.lerp(denoised, last, share)
+        x = euler_step(x, mixed, sigmas[i], sigmas[i + 1])
+        last = denoised.detach()
+    return x
+
+
+class Foreign(comfy.samplers.Sampler):
+    """Not built on the host's KSAMPLER."""
+
+    @torch.no_grad()
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, *rest):
+        x = noise * sigmas[0]
+        for i in range(len(sigmas) - 1):
+            sigma = sigmas[i] * x.new_ones([x.shape[0]])
+            denoised = model_wrap(x, sigma, extra_args["model_options"], extra_args["seed"])
+            callback(i, denoised, x, len(sigmas) - 1)
+            x = euler_step(x, denoised, sigmas[i], sigmas[i + 1])
+        return x
+
+
+FOREIGN = {
+    "module": comfy.samplers.KSAMPLER(sample_foreign),
+    "global noise": comfy.samplers.KSAMPLER(sample_globally),
+    "partial": comfy.samplers.KSAMPLER(functools.partial(sample_foreign, share=0.3)),
+    "class": Foreign(),
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN)
+def test_gradient_of_samplers_of_other_makes(models, make):
+    before = dict(globals())
+    assert max(within(models["EPS"], errors, FOREIGN[make])) < TOLERANCE
+    assert all(globals()[name] is value for name, value in before.items())
+
+
+def test_samplers_have_the_host_s_names():
+    for name in comfy.samplers.SAMPLER_NAMES:
+        assert sampler_name(comfy.samplers.sampler_object(name)) == name
+    assert sampler_name(comfy.samplers.ksampler("lms", {"order": 2})) == "lms"
+    assert [sampler_name(sampler) for sampler in FOREIGN.values()] == [
+        *("foreign", "globally", "foreign", "Foreign")
+    ]
+
+
+def test_samplers_without_a_gradient_are_refused_before_any_work(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("work was done")
 
     monkeypatch.setattr("comfy.model_management.load_models_gpu", refuse)
-    graph = tiny.Graph(model=None, vae=None, encoder=None, latent=None)
-    settings = SamplingSettings(3, 3.0, sampler, "normal", 0)
-    with pytest.raises(SeedSelectError, match=f"'{sampler}'") as error:
-        optimize_seed(**graph.inputs, sampling=settings, settings=tiny.SETTINGS)
-    assert all(name in str(error.value) for name in PROVEN)
-
-
-def test_samplers_of_other_makes_are_refused(models):
-    class Foreign(comfy.samplers.Sampler):
-        pass
-
-    guider = comfy.samplers.CFGGuider(models["EPS"])
-    with pytest.raises(SeedSelectError, match="Foreign"):
-        unrolled_sampling(guider, Foreign(), torch.ones(2), None, None, None)
-
-
-def test_the_issue_asks_for_these_samplers():
-    asked = "euler ddim euler_ancestral heun dpmpp_2m dpmpp_2m_sde lcm uni_pc"
-    assert set(PROVEN) == set(asked.split())
+    sampler = comfy.samplers.ksampler("ar_video")
+    with pytest.raises(SeedSelectError, match="'ar_video'") as error:
+        unrolled_sampling(None, sampler, torch.ones(2), None, None, None)
+    assert REFUSED["ar_video"] in str(error.value)

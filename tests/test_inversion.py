@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import comfy.hooks
 import comfy.model_management
 import numpy as np
 import pytest
@@ -95,12 +96,12 @@ def pictures(count: int = 2, size: int = 16) -> torch.Tensor:
     return torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(9))
 
 
-def invert(images=None, sampling=tiny.SAMPLING, model=None, vae=None, **more):
+def invert(images=None, sampling=tiny.SAMPLING, model=None, vae=None, negative=None, **more):
     with torch.inference_mode():
         return invert_images(
             model or tiny.model(),
             tiny.conditioning(1),
-            tiny.conditioning(2),
+            negative or tiny.conditioning(2),
             vae or tiny.vae(),
             pictures() if images is None else images,
             sampling,
@@ -203,3 +204,12 @@ def test_pictures_are_cropped_to_what_the_vae_can_encode():
 def test_what_does_not_fit_is_named(message, changes):
     with pytest.raises(SeedSelectError, match=message):
         invert(**changes)
+
+
+def test_hooks_with_keyframes_are_refused():
+    hook = comfy.hooks.WeightHook(1.0, 1.0)
+    hook.hook_keyframe.add(comfy.hooks.HookKeyframe(0.5, 0.3))
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    with pytest.raises(SeedSelectError, match="negative: hooks"):
+        invert(negative=tiny.conditioning(2, hooks=group))

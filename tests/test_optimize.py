@@ -51,13 +51,13 @@ class Hills:
         )
 
 
-def climb(settings, noise, hills=None, separable=True, on_progress=None, draw=None):
+def climb(settings, noise, hills=None, separable=True, on_progress=None, draw=None, film=False):
     hills = hills or Hills()
     chain = type(
         "Chain", (), {"steps": hills.steps, "__call__": lambda _, *a, **k: hills.chain(*a, **k)}
     )()
     chain.evaluations = 0
-    search = Search(hills, settings, on_progress, draw, separable)
+    search = Search(hills, settings, on_progress, draw, separable, film)
     final = search(chain, noise)
     return search, final, hills
 
@@ -323,15 +323,19 @@ MISFITS = {
         "^latent: it has 16 channels, the model works on 4.*VAE",
     ),
     "video latent": (with_latent(samples=tiny.normal(1, 4, 2, 8, 8)), "^model|^latent"),
-    "video model": (
+    "VAE of another video model": (
         lambda: tiny.Graph(model=tiny.model(latent_format=comfy.latent_formats.Wan21)),
-        "^model: video",
+        "^vae: its latents have 4 channels, the model's 16",
+    ),
+    "video and sound": (
+        with_latent(samples=comfy.nested_tensor.NestedTensor([tiny.normal(1, 4, 8, 8)] * 2)),
+        "^latent: a video and its sound",
     ),
     "VAE of another model": (
         with_vae(latent_channels=16),
         "^vae: its latents have 16 channels, the model's 4.*Connect",
     ),
-    "VAE for video": (with_vae(latent_dim=3), "^vae"),
+    "VAE for video": (with_vae(latent_dim=3), "^vae: it is for videos"),
     "no VAE": (with_vae(first_stage_model=None), "^vae"),
     "larger latent channels in the model": (
         lambda: tiny.Graph(

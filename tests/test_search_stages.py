@@ -22,6 +22,29 @@ def model():
     return tiny.model()
 
 
+# --- films ---------------------------------------------------------------------------------------
+
+
+def test_the_frames_of_a_film_are_kept_together():
+    """The second frame is best where the first is worst: of each alone there would be a mixture."""
+    noise = torch.zeros(2, 4, 2, 2)
+
+    def kept(film):
+        frames = iter([(3.0, 3.0), (0.0, 5.0), (2.0, 2.0), (5.0, 0.0), (2.0, 2.0)])
+
+        def loss(noise):
+            return torch.tensor(next(frames))
+
+        settings = tiny.settings(iterations=0, candidates=4)
+        search, *_ = climb(
+            settings, noise, Hills(loss), draw=lambda n: torch.full_like(noise, n), film=film
+        )
+        return search.best.noise.amax((1, 2, 3)).tolist()
+
+    assert kept(film=False) == [1.0, 3.0]
+    assert kept(film=True) == [2.0, 2.0]
+
+
 # --- zero-order search ----------------------------------------------------------------------------
 
 

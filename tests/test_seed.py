@@ -128,7 +128,7 @@ HOSTILE = {
     "noise half": {"noise": torch.zeros(1, 4, 8, 8, dtype=torch.float16)},
     "noise whole numbers": {"noise": torch.zeros(1, 4, 8, 8, dtype=torch.int32)},
     "noise of three dimensions": {"noise": torch.zeros(4, 8, 8)},
-    "noise of five dimensions": {"noise": torch.zeros(1, 4, 1, 8, 8)},
+    "noise of six dimensions": {"noise": torch.zeros(1, 4, 1, 1, 8, 8)},
     "noise empty": {"noise": torch.zeros(0, 4, 8, 8)},
     "another tensor": {"name": "weight"},
 }

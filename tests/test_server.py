@@ -23,6 +23,8 @@ from seedselect_core.seed import SamplingSettings, Seed
 OURS = {
     "SeedSelectLoadReferenceSet",
     "SeedSelectOptimize",
+    "SeedSelectOptimizeAdvanced",
+    "SeedSelectLoadOpenClip",
     "SeedSelectSampleFromSeed",
     "SeedSelectSaveSeed",
     "SeedSelectLoadSeed",
@@ -296,7 +298,7 @@ def save_seed(server, name: str, latent_format: str = "PocketLatent") -> str:
     "changes, named",
     [
         ({"refs": {"folder": "no such folder"}}, ["folder:", "no such folder"]),
-        ({"opt": {"sampler_name": "dpm_fast"}}, ["sampler_name", "dpm_fast"]),
+        ({"opt": {"sampler_name": "midnight"}}, ["sampler_name", "midnight"]),
         ({"opt": {"latent": ["pos", 0]}}, ["latent", "CONDITIONING"]),
         ({"opt": {"iterations": -1}}, ["iterations", "-1"]),
     ],

@@ -34,6 +34,11 @@ SHORT = {
         "SeedSelectInvertImage": {"steps": 4},
         "SeedSelectInterpolateSeeds": {"points": 3},
     },
+    "pocket_advanced": {
+        "SeedSelectOptimizeAdvanced": {"preset": "custom", "iterations": 2, "candidates": 2},
+        "KarrasScheduler": {"steps": 3},
+        "EmptyLatentImage": {"batch_size": 1},
+    },
     "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK | {"appearance_weights": "0, 10"}},
 }
 
@@ -76,6 +81,18 @@ def test_rare_concept_is_pushed_away_from_its_neighbour(client, object_info):  #
     del prompt[node]["inputs"]["contrast_prompt"]
     result, _ = run(client, prompt)
     assert (pictures(client, result, after) != contrasted).any()
+
+
+def test_custom_sampling_draws_what_the_advanced_node_found(client, object_info):  # noqa: F811
+    prompt = shortened("pocket_advanced", object_info)
+    node = find(prompt, "SeedSelectOptimizeAdvanced")
+    prompt["seen"] = {"class_type": "PreviewImage", "inputs": {"images": [node, 1]}}
+    result, events = run(client, prompt)
+    before = pictures(client, result, find(prompt, "SaveImage", "Before"))
+    after = pictures(client, result, find(prompt, "SaveImage", "After"))
+    assert (after == pictures(client, result, "seen")).all() and (after != before).any()
+    mine = [event for event in events if event.node == node]
+    assert {"preview", "text", "progress"} <= {event.kind for event in mine}
 
 
 def test_diverse_set(client, server, object_info):  # noqa: F811

@@ -1,18 +1,14 @@
 """Small random models of the host's real classes, made in inference mode as the host's nodes do."""
 
 import copy
-from contextlib import contextmanager
 
 import comfy.clip_vision
-import comfy.latent_formats
-import comfy.model_base
-import comfy.model_management
-import comfy.model_patcher
 import comfy.sd
-import comfy.supported_models_base
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
+from proofs.models import normal, randomise
+from proofs.unet import TinyLatent, tiny_unet
 from seedselect_core.encoders import ClipVisionEncoder
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
 from seedselect_core.seed import SamplingSettings
@@ -21,23 +17,6 @@ from seedselect_core.settings import Settings
 # A second thread only costs time at these sizes.
 torch.set_num_threads(1)
 
-UNET = {
-    "image_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [0],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [0, 0],
-    "context_dim": 16,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "num_heads": -1,
-    "num_head_channels": 16,
-    "legacy": False,
-}
 VAE = {
     "embed_dim": 4,
     "ddconfig": {
@@ -67,58 +46,16 @@ VISION = {
 }
 
 
-class TinyLatent(comfy.latent_formats.LatentFormat):
-    def __init__(self):
-        self.scale_factor = 0.5
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _randomise(module: torch.nn.Module, seed: int) -> None:
-    """Weights of a size that keeps activations near one: the host's operations leave them empty."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(False)
-        if parameter.ndim > 1:
-            fan_in = parameter[0].numel()
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
-        else:  # norms around one, biases around zero
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.normal_(centre, 0.1, generator=generator)
-
-
-@torch.inference_mode()
-def model(
-    prediction: str = "EPS", dtype: torch.dtype = torch.float32, latent_format=TinyLatent
-) -> comfy.model_patcher.ModelPatcher:
+def model(prediction: str = "EPS", dtype: torch.dtype = torch.float32, latent_format=TinyLatent):
     """MODEL: a UNet of Stable Diffusion's kind for latents of 4 channels."""
-
-    class Config(comfy.supported_models_base.BASE):
-        unet_extra_config = {}
-        supported_inference_dtypes = [dtype]
-        memory_usage_factor = 1.0
-
-        def model_type(self, state_dict, prefix=""):
-            return comfy.model_base.ModelType[prediction]
-
-    config = Config({**UNET, "dtype": dtype})
-    config.latent_format = latent_format()
-    base = config.get_model({}, device=torch.device("cpu"))
-    _randomise(base.diffusion_model, 1)
-    return comfy.model_patcher.CoreModelPatcher(
-        base,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
+    return tiny_unet(prediction, dtype, latent_format)
 
 
 @torch.inference_mode()
 def vae() -> comfy.sd.VAE:
     """VAE for pictures of twice the latent's size."""
     autoencoder = AutoencoderKL(**copy.deepcopy(VAE))
-    _randomise(autoencoder, 2)
+    randomise(autoencoder, 2)
     host = comfy.sd.VAE(autoencoder.state_dict(), config={"params": copy.deepcopy(VAE)})
     host.downscale_ratio = host.upscale_ratio = 2
     return host
@@ -127,7 +64,7 @@ def vae() -> comfy.sd.VAE:
 @torch.inference_mode()
 def clip_vision() -> comfy.clip_vision.ClipVisionModel:
     host = comfy.clip_vision.ClipVisionModel(VISION)
-    _randomise(host.model, 3)
+    randomise(host.model, 3)
     return host
 
 
@@ -196,20 +133,3 @@ class Graph:
             return self.inputs[name]
         except KeyError:
             raise AttributeError(name) from None
-
-
-@contextmanager
-def exact():
-    """Keep float64 where the host forces float32, so that differences can be taken finely."""
-    plain = torch.Tensor.float
-
-    def float_or_double(tensor, *args, **kwargs):
-        return tensor if tensor.dtype == torch.float64 else plain(tensor, *args, **kwargs)
-
-    try:
-        torch.Tensor.float = float_or_double
-        torch.set_default_dtype(torch.float64)
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.Tensor.float = plain

@@ -19,10 +19,13 @@ def ordinary_view(tensor: torch.Tensor) -> torch.Tensor:
     ``tensor`` says that it is an inference tensor is not asked: a module moved to another device or
     type outside inference mode has parameters that deny it and still count no versions.
     """
+    if hasattr(tensor, "__tensor_flatten__"):  # quantised: it has no storage, its parts have
+        names, rest = tensor.__tensor_flatten__()
+        parts = {name: ordinary_view(getattr(tensor, name)) for name in names}
+        return type(tensor.data).__tensor_unflatten__(parts, rest, tensor.size(), tensor.stride())
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return tensor  # a quantised tensor has no single storage; its layer dequantises it
-    view = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return view.set_(
+        return tensor  # of a kind that only its own layer understands, which makes a plain one
+    return tensor.new_empty(0).set_(
         tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )
 

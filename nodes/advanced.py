@@ -1,0 +1,93 @@
+"""The node that optimizes seeds for whatever graph the host's custom sampling takes."""
+
+from comfy_api.latest import io
+
+from ..seedselect_core.host.differentiable_samplers import sampler_name
+from ..seedselect_core.optimize import optimize_noise
+from ..seedselect_core.seed import CustomSampling
+from ..seedselect_core.vae_codec import host_pictures
+from .encoders import image_encoder
+from .optimize import Display, chosen_settings, descent_inputs, likeness_inputs, outputs
+from .types import ReferenceSetType
+
+
+class SeedSelectOptimizeAdvanced(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeedSelectOptimizeAdvanced",
+            display_name="SeedSelect Optimize (Advanced)",
+            category="SeedSelect",
+            description=(
+                "'SeedSelect Optimize' for any graph of 'SamplerCustomAdvanced': connect the same "
+                "NOISE, GUIDER, SAMPLER and SIGMAS, and give it the seed by 'Seed To Noise'."
+            ),
+            search_aliases=["optimize noise", "guider", "sigmas", "custom sampling", "seedselect"],
+            inputs=[
+                io.Noise.Input(
+                    "noise",
+                    tooltip="Where the search starts: RandomNoise, or 'Seed To Noise' to go on.",
+                ),
+                io.Guider.Input(
+                    "guider", tooltip="Model and prompts: BasicGuider, CFGGuider or any other."
+                ),
+                io.Sampler.Input("sampler", tooltip="From KSamplerSelect or a sampler node."),
+                io.Sigmas.Input("sigmas", tooltip="The schedule, from any scheduler node."),
+                *likeness_inputs(),
+                *descent_inputs(),
+                ReferenceSetType.Input(
+                    "contrast",
+                    optional=True,
+                    tooltip="Pictures of what the model draws instead: the search pushes away.",
+                ),
+                io.Boolean.Input(
+                    "check_gradient",
+                    default=False,
+                    tooltip=(
+                        "Compare the gradient with a finite difference before the search, which "
+                        "costs up to nine samplings. Samplers and models that nobody has tried are "
+                        "checked in any case."
+                    ),
+                ),
+            ],
+            outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        noise,
+        guider,
+        sampler,
+        sigmas,
+        vae,
+        clip_vision,
+        references,
+        latent,
+        preset,
+        check_gradient,
+        contrast=None,
+        **custom,
+    ) -> io.NodeOutput:
+        show = Display(cls.hidden.unique_id)
+        sampling = CustomSampling(
+            type(guider).__name__, sampler_name(sampler), tuple(sigmas.tolist()), noise.seed
+        )
+        best, drawn, history = optimize_noise(
+            guider,
+            sampler,
+            sigmas,
+            vae,
+            image_encoder(clip_vision),
+            references,
+            latent,
+            sampling,
+            chosen_settings(preset, custom),
+            start=noise,
+            contrast=contrast,
+            check_gradient=check_gradient,
+            on_progress=show,
+            on_unfinished=show.keep,
+        )
+        return io.NodeOutput(best, host_pictures(vae, drawn["samples"]), history)
