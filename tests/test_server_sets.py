@@ -36,7 +36,7 @@ SHORT = {
     },
     "pocket_advanced": {
         "SeedSelectOptimizeAdvanced": {"preset": "custom", "iterations": 2, "candidates": 2},
-        "KarrasScheduler": {"steps": 3},
+        "BasicScheduler": {"steps": 3},
         "EmptyLatentImage": {"batch_size": 1},
     },
     "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK | {"appearance_weights": "0, 10"}},
