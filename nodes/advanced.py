@@ -89,5 +89,6 @@ class SeedSelectOptimizeAdvanced(io.ComfyNode):
             check_gradient=check_gradient,
             on_progress=show,
             on_unfinished=show.keep,
+            on_note=show.text,
         )
         return io.NodeOutput(best, host_pictures(vae, drawn["samples"]), history)

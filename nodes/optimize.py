@@ -97,6 +97,7 @@ class SeedSelectOptimize(io.ComfyNode):
             contrast=contrast,
             on_progress=show,
             on_unfinished=show.keep,
+            on_note=show.text,
         )
         return io.NodeOutput(best, host_pictures(vae, drawn["samples"]), history)
 

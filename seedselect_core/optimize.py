@@ -75,6 +75,7 @@ def optimize_seed(
     subsets: Sequence[Sequence[int]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_unfinished: Callable[[Seed], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Seed, dict, SeedHistory]:
     """SeedSelect (arXiv 2304.14530, section 4): gradient descent on the initial noise.
 
@@ -91,6 +92,7 @@ def optimize_seed(
         subsets: for each seed of the batch the indices of the references that it gets; all else.
         on_progress: called after every denoising step.
         on_unfinished: gets the best seed so far when the run ends by an error or by Cancel.
+        on_note: gets a sentence for the user where nobody has tried this sampler or model.
 
     Returns:
         The seed, the LATENT dict that it samples to (in the VAE's space), and the history.
@@ -118,6 +120,7 @@ def optimize_seed(
         subsets=subsets,
         on_progress=on_progress,
         on_unfinished=on_unfinished,
+        on_note=on_note,
     )
 
 
@@ -138,6 +141,7 @@ def optimize_noise(
     check_gradient: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_unfinished: Callable[[Seed], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Seed, dict, SeedHistory]:
     """`optimize_seed` for any graph that the host's SamplerCustomAdvanced takes.
 
@@ -205,7 +209,10 @@ def optimize_noise(
     unknown = untried(sampler, model) if settings.iterations > 0 else []
     doubted = " and ".join(unknown) or (sampler_name(sampler) if check_gradient else "")
     if unknown and doubted not in _passed:
-        logging.warning("SeedSelect: nobody has tried %s. Checking the gradient first.", doubted)
+        note = f"Nobody has tried {doubted}. Checking the gradient first."
+        logging.warning("SeedSelect: %s", note)
+        if on_note is not None:
+            on_note(note)
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         if check_gradient or (unknown and doubted not in _passed):

@@ -109,7 +109,8 @@ class Chain:
         """Denoise ``noise``.
 
         Args:
-            noise: [B, C, h, w], unit Gaussian as the host's NOISE gives it, float32.
+            noise: [B, C, h, w], or [B, C, T, h, w] with a time axis, unit Gaussian as the host's
+                NOISE gives it, float32.
             keep: how many predictions of the clean latent to return, at least 1.
             on_step: called with the step (from 0) and the prediction at that step.
             gradient_steps: the predictions of so many last steps are differentiated, 0 for all.
@@ -232,8 +233,8 @@ def unrolled_sampling(
             and cleaned up by the host itself.
         sampler: the host's sampler object, as `comfy.samplers.sampler_object` makes it.
         sigmas: [steps + 1], descending.
-        noise: [B, C, h, w], unit Gaussian.
-        latent_image: [B, C, h, w]; zeros for text to image.
+        noise: [B, C, h, w] or [B, C, T, h, w], unit Gaussian.
+        latent_image: like the noise; zeros for text to image.
         search: gets the `Chain` and the noise on the model's device, and returns the final latent
             in the model's scaled latent space.
         patchers: further models that the search calls (encoders), loaded beside the diffusion

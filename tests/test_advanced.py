@@ -168,13 +168,16 @@ def test_a_sampler_nobody_has_tried_is_checked_once(nothing_passed, monkeypatch,
     monkeypatch.setattr(
         optimize, "require_exact_gradient", lambda *args: (checks.append(args[2]), real(*args))
     )
+    notes = []
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            seed, *_ = run(sampler=third_party(hidden=False))
+            seed, *_ = run(sampler=third_party(hidden=False), on_note=notes.append)
     assert isinstance(seed, Seed)
     (doubted,) = checks
     assert "sampler 'midnight'" in doubted
-    assert sum("nobody has tried" in record.message for record in caplog.records) == 1
+    assert sum("Nobody has tried" in record.message for record in caplog.records) == 1
+    (note,) = notes
+    assert doubted in note
 
 
 def test_a_sampler_that_hides_from_autograd_is_found_out(nothing_passed):
