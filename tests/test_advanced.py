@@ -204,3 +204,7 @@ def test_what_is_untried():
     assert "euler" in exact("samplers")
     assert untried(comfy.samplers.sampler_object("euler"), model) == ["model family 'Config'"]
     assert untried(mine, model) == ["sampler 'euler'", "model family 'Config'"]
+    # The name of a family of the host's, taken by another pack.
+    model.model.model_config.__class__ = type("SD15", (type(model.model.model_config),), {})
+    assert "SD15" in exact("families")
+    assert untried(mine, model) == ["sampler 'euler'", "model family 'SD15'"]
