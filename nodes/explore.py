@@ -67,16 +67,10 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     ignored = {"seed": 0}  # the number is where each search started
     if replace(first.sampling, **ignored) != replace(second.sampling, **ignored):
         raise SeedSelectError(
-            f"{b}: it is sampled with {told(second.sampling)}, {a} with {told(first.sampling)}. "
+            f"{b}: it is sampled with {second.sampling.told()}, {a} with {first.sampling.told()}. "
             "What lies between them means nothing then. Make both with the same settings."
         )
     return torch.cat([first.noise, second.noise])
-
-
-def told(sampling: SamplingSettings) -> str:
-    return (
-        f"{sampling.sampler_name}, {sampling.scheduler}, {sampling.steps} steps, cfg {sampling.cfg}"
-    )
 
 
 def derived(noise: torch.Tensor, *parents: Seed | None) -> Seed:
@@ -90,7 +84,7 @@ def report(found: Inversion) -> str:
     """What an artist needs to know of an inversion, a line for each picture."""
     noise = found.seed.noise
     usual = shell_radius(noise[0].numel())
-    lines = [f"{told(found.seed.sampling)}; {found.seed.evaluations} model evaluations"]
+    lines = [f"{found.seed.sampling.told()}; {found.seed.evaluations} model evaluations"]
     for n, (rmse, relative, norm) in enumerate(
         zip(found.rmse.tolist(), found.relative.tolist(), norms(noise).tolist(), strict=True)
     ):

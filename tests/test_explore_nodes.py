@@ -11,6 +11,8 @@ import pytest
 import tiny
 import torch
 
+from seedselect_core.seed import CustomSampling
+
 
 @pytest.fixture
 def explore(monkeypatch):
@@ -150,6 +152,15 @@ def test_seeds_that_differ_are_named(explore, seed, changes, message):
         run(explore.InterpolateSeeds, seed_a=one, seed_b=other, points=3, mode="linear")
     with pytest.raises(ValueError, match="^other_seed: .*" + message.format(a="seed")):
         run(explore.SeedCentroid, seed=one, other_seed=other, mode="mean")
+
+
+def test_seeds_of_custom_sampling(explore, seed):
+    custom = CustomSampling("CFGGuider", "euler", (1.0, 0.5, 0.0), 1)
+    one, other = replace(seed(), sampling=custom), replace(seed(number=3), sampling=custom)
+    (path,) = run(explore.InterpolateSeeds, seed_a=one, seed_b=other, points=3, mode="linear")
+    assert path.sampling == custom
+    with pytest.raises(ValueError, match="euler, 2 steps of its own sigmas, seed_a with"):
+        run(explore.InterpolateSeeds, seed_a=seed(), seed_b=one, points=3, mode="linear")
 
 
 def test_the_number_a_search_started_from_may_differ(explore, seed):
