@@ -1,8 +1,9 @@
 """The host's memory modes: the same gradient in each.
 
-On the CPU there is one memory, and the host ignores its modes. What they do to the layers can be
-had all the same: a budget for loaded weights, beyond which layers cast and patch their weights each
-time they run. The modes themselves are measured where a GPU is.
+On the CPU there is one memory, and the host ignores its modes. Here it is made to decide as for a
+GPU, with the CPU in its place: the modes choose how many of the weights are loaded, and the layers
+of the others cast and patch their weights each time they run. On a GPU itself they are measured
+where there is one.
 """
 
 import contextlib
@@ -74,6 +75,43 @@ def rounded(read: Callable) -> Callable[[], Finding]:
     return run
 
 
+def decided(mode: str, left_out: bool) -> Callable[[], Finding]:
+    """A mode of the host, which takes the CPU for a GPU while it loads.
+
+    Args:
+        left_out: whether the mode leaves weights unloaded, which is checked.
+    """
+    management = comfy.model_management
+    load_models = management.load_models_gpu
+    # As much as a sampling needs at least, and the budget.
+    scarce = management.minimum_inference_memory() + BUDGET
+    free = management.get_free_memory
+
+    def as_on_a_gpu(*args, **options):
+        measured = (lambda *_, **__: scarce) if mode == "LOW_VRAM" else free
+        with (
+            patch.object(management, "is_device_cpu", lambda device: False),
+            patch.object(management, "vram_state", management.VRAMState[mode]),
+            patch.object(management, "get_free_memory", measured),
+        ):
+            return load_models(*args, **options)
+
+    def run() -> Finding:
+        seen: list = []
+
+        def build(dtype: torch.dtype) -> Wired:
+            seen.append(with_adapter(load(flux_weights(), dtype=dtype), "LoRA"))
+            return flux_wired(seen[-1], dtype)
+
+        with patch.object(management, "load_models_gpu", as_on_a_gpu):
+            found = examine(build)
+        if any(model.model.model_lowvram != left_out for model in seen):
+            raise AssertionError(f"{mode} did not load what it should.")
+        return found
+
+    return run
+
+
 def on_gpu(mode: str, dynamic: bool = False) -> Callable[[], Finding]:
     """A mode of the host that only a GPU has."""
 
@@ -108,6 +146,10 @@ def cases() -> list[Case]:
             "partly loaded, LoRA, quantised float8_e4m3fn",
             rounded(lambda: load(quantised_weights("float8_e4m3fn"))),
         ),
+        ("normal, the CPU as device, LoRA", decided("NORMAL_VRAM", left_out=False)),
+        ("--lowvram, the CPU as device, LoRA", decided("LOW_VRAM", left_out=True)),
+        ("--novram, the CPU as device, LoRA", decided("NO_VRAM", left_out=True)),
+        ("--highvram, the CPU as device, LoRA", decided("HIGH_VRAM", left_out=False)),
         ("normal, GPU", on_gpu("NORMAL_VRAM")),
         ("--lowvram, GPU", on_gpu("LOW_VRAM")),
         ("--novram, GPU", on_gpu("NO_VRAM")),
