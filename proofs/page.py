@@ -31,8 +31,8 @@ here is typed by hand. ComfyUI {comfyui}, torch {torch}, Python {python}, {machi
 - Weights of fewer bits: the gradient of the code is measured with the values that they mean, in
   float64; the remark tells how far the run's own gradient is from it. Layers that round their
   activations too (int8, w4a4) are differentiated as if they did not, since rounding has no slope.
-- `torch.compile`: a search runs the model as it was before it was compiled. Sampling with the backend
-  inductor, whose kernels round otherwise, then differs in the last bits; no row claims it.
+- `torch.compile`: a search runs the model as it was before it was compiled. Sampling with the
+  backend inductor, whose kernels round otherwise, differs in the last bits; no row claims it.
 - Models are the host's real classes with random weights, small, read through the host's own loader
   and detection where their shapes allow.
 
