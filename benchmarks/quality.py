@@ -10,6 +10,7 @@ a run that was stopped goes on. Writes ``results/quality/<section>.json`` and pi
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from pocket_world import REPO, RESULTS, PocketWorld
 
+import comfyui_version
 import torch
 from claims import (
     classification_section,
@@ -46,24 +48,33 @@ SECTIONS = {
         tradeoff,
     )
 }
-# Whatever a figure depends on: other code, other figures. (The sweep is a node's, not measured.)
+# Whatever a unit depends on: other code, other figures. (The sweep is a node's, not measured.)
 SOURCES = (
     "seedselect_core/**/[!s]*.py",
     "seedselect_core/**/s[!w]*.py",
     "benchmarks/claims/common.py",
     "benchmarks/pocket_world.py",
+    "pocket/*.py",
+    "pocket/**/*.json",
+    "pocket/weights/*.safetensors",
+    "pocket/atlas/*.png",
 )
-DATA = ("pocket/weights/*.safetensors", "pocket/atlas/*.png")
 
 
-def fingerprint(module) -> str:
-    """Of the code and data on which a section's figures depend."""
-    digest = hashlib.sha256()
-    files = [path for pattern in (*SOURCES, *DATA) for path in sorted(REPO.glob(pattern))]
-    parts = [module, *getattr(module, "DEPENDS", ())]
-    for path in [*files, *(Path(part.__file__) for part in parts)]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def folder_of(module, quick: bool) -> Path:
+    """Where a section's units are kept: another place for other code, data or libraries."""
+    digest = hashlib.sha256(f"{torch.__version__} {comfyui_version.__version__}".encode())
+    for pattern in SOURCES:
+        for path in sorted(REPO.glob(pattern)):
+            digest.update(path.read_bytes())
+    for part in (module, *getattr(module, "DEPENDS", ())):
+        # Summaries are made anew every time.
+        summarise = inspect.getsource(part.summarise) if hasattr(part, "summarise") else ""
+        digest.update(inspect.getsource(part).replace(summarise, "").encode())
+    if needed := getattr(module, "NEEDS", None):
+        digest.update(folder_of(needed, quick).name.encode())
+    kind = "quick" if quick else "quality"
+    return RESULTS / "units" / kind / module.NAME / digest.hexdigest()[:16]
 
 
 _world: PocketWorld | None = None
@@ -76,11 +87,11 @@ def _prepare() -> None:
 
 
 @torch.inference_mode()
-def _work(section: str, arguments: dict, folder: Path, name: str) -> None:
+def _work(section: str, arguments: dict, folder: Path, name: str, commit: str) -> None:
     """Do one unit; what it found is there whole or not at all."""
     began = time.monotonic()
     found = SECTIONS[section].run(_world, folder / name, **arguments)
-    found["seconds"] = round(time.monotonic() - began, 1)
+    found |= {"seconds": round(time.monotonic() - began, 1), "commit": commit}
     part = folder / f"{name}.part"
     part.write_text(json.dumps(found))
     part.replace(folder / f"{name}.json")
@@ -88,14 +99,18 @@ def _work(section: str, arguments: dict, folder: Path, name: str) -> None:
 
 def run_section(module, pool: ProcessPoolExecutor, quick: bool) -> tuple[dict[str, dict], Path]:
     """All units of a section, those that are done already included."""
-    kind = "quick" if quick else "quality"
-    folder = RESULTS / "units" / kind / module.NAME / fingerprint(module)
+    folder, commit = folder_of(module, quick), commit_now()
     folder.mkdir(parents=True, exist_ok=True)
+    needed = getattr(module, "NEEDS", None)
+    more = {"made": folder_of(needed, quick)} if needed else {}
     units = module.units(quick)
     missing = {name: how for name, how in units.items() if not (folder / f"{name}.json").exists()}
     began = time.monotonic()
     print(f"{module.NAME}: {len(units)} units, {len(missing)} to do", flush=True)
-    jobs = [pool.submit(_work, module.NAME, how, folder, name) for name, how in missing.items()]
+    jobs = [
+        pool.submit(_work, module.NAME, how | more, folder, name, commit)
+        for name, how in missing.items()
+    ]
     try:
         for done, job in enumerate(as_completed(jobs), 1):
             job.result()
@@ -111,16 +126,21 @@ def run_section(module, pool: ProcessPoolExecutor, quick: bool) -> tuple[dict[st
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in units}, folder
 
 
-def provenance() -> dict:
-    """Commit and machine, so that a figure can be traced."""
+def commit_now() -> str:
+    """The commit, so that a figure can be traced; with a star where files differ from it."""
 
     def git(*command: str) -> str:
         done = subprocess.run(["git", *command], cwd=REPO, capture_output=True, text=True)
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
+    return git("rev-parse", "HEAD") + ("*" if changed else "")
+
+
+def provenance(found: dict[str, dict]) -> dict:
+    """Commits that the units were measured at, and the machine."""
     return {
-        "commit": git("rev-parse", "HEAD") + ("*" if changed else ""),
+        "commits": sorted({unit["commit"] for unit in found.values()}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
@@ -135,15 +155,16 @@ def main() -> None:
     args = parser.parse_args()
     output = RESULTS / ("quick" if args.quick else "quality")
     output.mkdir(parents=True, exist_ok=True)
+    wanted = [SECTIONS[name] for name in args.only]
+    wanted += [module.NEEDS for module in wanted if hasattr(module, "NEEDS")]
     with ProcessPoolExecutor(args.jobs, initializer=_prepare) as pool:
-        for name in SECTIONS:
-            if name not in args.only:
+        for name, module in SECTIONS.items():
+            if module not in wanted:
                 continue
-            module = SECTIONS[name]
             found, folder = run_section(module, pool, args.quick)
             summary = module.summarise(found, folder, output)
             seconds = round(sum(unit["seconds"] for unit in found.values()))
-            result = {"section": name, "quick": args.quick, **provenance()}
+            result = {"section": name, "quick": args.quick, **provenance(found)}
             result |= {"core_seconds": seconds, "summary": summary}
             (output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps(summary, indent=1)[:3000], flush=True)

@@ -104,7 +104,7 @@ class Settings:
 
 
 PRESETS = {
-    # Chosen by benchmarks/presets.py on letters and fonts that no reported figure uses; in 10 steps
+    # Chosen by benchmarks/presets.py on three letters and fonts of their own; in 10 steps
     # they cost about 100, 400 and 1,600 model evaluations a picture.
     "default": Settings(candidates=8, iterations=16, gradient_steps=3, views=2),
     "quick": Settings(candidates=3, iterations=3, gradient_steps=3, views=2, learning_rate=0.4),

@@ -11,6 +11,7 @@ from test_optimize import run
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from claims import common
+from claims.intervals import mean_and_interval
 
 from seedselect_core.settings import PRESETS, Settings
 
@@ -42,12 +43,25 @@ def test_cost_is_what_is_really_spent(changes):
 
 
 def test_mean_and_interval():
-    alike = common.mean_and_interval([[0.5, 0.5], [0.5]])
+    alike = mean_and_interval([("A", [0.5, 0.5]), ("B", [0.5])])
     assert (alike["mean"], alike["low"], alike["high"], alike["count"]) == (0.5, 0.5, 0.5, 3)
-    apart = common.mean_and_interval([[0.0] * 8, [1.0] * 8])
+    apart = mean_and_interval([("A", [0.0] * 8), ("B", [1.0] * 8)])
     assert apart["mean"] == 0.5 and apart["low"] == 0.0 and apart["high"] == 1.0
-    many = common.mean_and_interval([[0.0, 1.0] * 50] * 50)
+    many = mean_and_interval([("A", [0.0, 1.0] * 50)] * 50)
     assert 0.48 < many["low"] < 0.5 < many["high"] < 0.52
+
+
+def test_letters_are_drawn_again_and_not_only_their_draws():
+    one = [("A", [0.0, 1.0] * 4)] * 10 + [("B", [1.0] * 8)] * 10
+    other = [(str(number), values) for number, (_, values) in enumerate(one)]
+    assert mean_and_interval(one)["low"] == pytest.approx(0.5, abs=0.05)
+    assert mean_and_interval(other)["low"] > 0.6
+
+
+def test_where_all_agree_the_interval_is_wilsons():
+    all_right = mean_and_interval([("A", [1.0] * 4), ("B", [1.0] * 4)])
+    assert all_right == {"mean": 1.0, "low": 0.6756, "high": 1.0, "count": 8}
+    assert mean_and_interval([("A", [0.0] * 8)])["high"] == 0.3244
 
 
 def test_draws_differ_and_repeat():
@@ -59,6 +73,6 @@ def test_draws_differ_and_repeat():
     assert all(ink != ground for ink, ground in common.colour_pairs_of("K", 8, 1))
 
 
-def test_figures_are_reported_of_letters_that_no_setting_was_tuned_on():
+def test_the_letters_held_out_are_not_those_of_the_presets():
     assert not set(common.HELD_OUT) & set("DBJ")
     assert common.HELD_OUT == "KPCS"

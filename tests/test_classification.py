@@ -77,7 +77,7 @@ def test_every_arm_runs_and_repeats(arm):
     pictures = {arm: perfect_pictures(2)} if arm in ("plain", "seedselect") else {}
     result = classification.run(arm, 1, 0, **pictures, quick=True)
     assert result == classification.run(arm, 1, 0, **pictures, quick=True)
-    assert set(result) == {"overall", "rare", "frequent", "letters"}
+    assert set(result) == {"overall", "rare", "frequent", "letters", "right"}
     assert list(result["letters"]) == list(LETTERS)
     rare = sum(result["letters"][letter] for letter in classification.RARE) / 8
     assert result["rare"] == pytest.approx(rare)

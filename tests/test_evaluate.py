@@ -1,6 +1,7 @@
 """The evaluation of one's own concepts, on the pocket model, through that very command."""
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -20,12 +21,13 @@ QUICK = "--pocket --references 3 --pictures 2 --batch 2 --steps 2 --preset paper
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two concepts of eight pictures, as a user would lay them out, one file broken."""
+    """Two concepts of eight and seven pictures, as a user would have them, one file broken."""
     root = tmp_path_factory.mktemp("images")
     for letter in "FS":
         (root / letter).mkdir()
         for path in REFERENCES.glob(f"{letter}_*.png"):
             shutil.copy(path, root / letter)
+    (root / "S" / "S_7.png").unlink()
     (root / "S" / "S_00.png").write_bytes(b"broken")
     return root
 
@@ -36,8 +38,9 @@ def test_the_whole_path(images, tmp_path, monkeypatch, capsys):
     report = json.loads((tmp_path / "report.json").read_text())
     rows = {row["concept"]: row for row in report["concepts"]}
     assert list(rows) == ["F", "S"]
+    assert [row["held_out"] for row in rows.values()] == [5, 4]
     for row in rows.values():
-        assert (row["references"], row["held_out"]) == (3, 5)
+        assert row["references"] == 3
         assert set(row["accuracy"]) == {"plain", "seedselect", "real"}
         assert set(row["classification"]) == {"references", "plain", "seedselect"}
         assert row["diversity"]["compared"] == 2 and row["diversity"]["generated"]["count"] == 2
@@ -61,6 +64,42 @@ def test_the_whole_path(images, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "report.json").read_text()) == report
     with pytest.raises(ValueError, match=r"--output: .*\(sampling\)"):
         evaluate.main([*command, "--cfg", "3"])
+
+    # Folders of different size: the share of all pictures, so that its interval holds it.
+    monkeypatch.setattr(evaluate, "real_by_others", lambda real: [[0] * 5, [0] * 4])
+    assert evaluate.main(command) == 0
+    found = json.loads((tmp_path / "report.json").read_text())["summary"]["accuracy"]["real"]
+    assert found["mean"] == pytest.approx(5 / 9)
+
+
+def test_work_of_other_code_or_another_checkpoint_is_not_reused(images, tmp_path, monkeypatch):
+    checkpoint, folder = tmp_path / "model.safetensors", tmp_path / "F"
+    checkpoint.write_bytes(b"one")
+    args = evaluate.parse([str(images), *QUICK.split()])
+    concept = evaluate.read_concepts(args)[0][0]
+    models = Namespace(paths={"--checkpoint": str(checkpoint)})
+    for name in ("plain/000.png", "plain/001.png", "seedselect/000.png", "seedselect/001.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for _ in range(2):
+        evaluate.make_pictures(args, models, concept, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "pack_fingerprint", lambda: "another")
+        with pytest.raises(ValueError, match=r"--output: .*\(pack\)"):
+            evaluate.make_pictures(args, models, concept, folder)
+    os.utime(checkpoint, (0, 0))
+    with pytest.raises(ValueError, match=r"--output: .*\(checkpoint\)"):
+        evaluate.make_pictures(args, models, concept, folder)
+
+
+def test_fingerprint_of_the_pack_tells_one_source_from_another(tmp_path):
+    states = []
+    for number, text in enumerate(("a = 1", "a = 2", "a = 2")):
+        source = tmp_path / str(number) / "seedselect_core" / "host" / "trick.py"
+        source.parent.mkdir(parents=True)
+        source.write_text(text)
+        states.append(evaluate.pack_fingerprint(tmp_path / str(number)))
+    assert states[0] != states[1] == states[2]
 
 
 def test_accuracy_by_hand():
@@ -120,7 +159,10 @@ def test_a_checkpoint_goes_through_the_hosts_loaders(tmp_path, monkeypatch):
         ("{empty} --pocket", "IMAGES: .* no folders"),
         ("{images}", "--checkpoint: name one"),
         ("{images} --checkpoint a", "--clip-vision: name one"),
-        ("{images} --checkpoint a.safetensors --clip-vision b", "--checkpoint: there is no 'a.saf"),
+        (
+            "{images} --checkpoint a.safetensors --clip-vision b",
+            "--checkpoint: there is no 'a.safetensors'.* set COMFYUI_DIR",
+        ),
         ("{images} --pocket --prompt letter", "--prompt"),
         ("{images} --pocket --sampler midnight", "--sampler"),
         ("{images} --pocket --width 70", "--width"),

@@ -335,6 +335,35 @@ def test_exit_codes_and_help(monkeypatch, tmp_path, capsys):
     assert host.main(["fly"]) == 2
 
 
+def test_own_comfyui_and_paths_of_the_caller(monkeypatch, tmp_path):
+    for name in ("SEEDSELECT_PYTHON", "COMFYUI_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(host_install, "require_modules", lambda *_: None)
+    ours = host.Host(tmp_path / "ours", Path(sys.executable), managed=True)
+    monkeypatch.setattr(host, "find_host", lambda: ours)
+    around, elsewhere = tmp_path / "ComfyUI", tmp_path / "elsewhere"
+    repo = around / "custom_nodes" / "pack"
+    (repo / "scripts").mkdir(parents=True)
+    monkeypatch.setattr(host, "REPO", repo)
+    code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['COMFYUI_DIR'])"
+    for verb in ("demo", "evaluate"):
+        (repo / "scripts" / f"{verb}.py").write_text(code)
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    def used(verb: str) -> str:
+        assert host.main([verb, f"{verb}.txt"]) == 0
+        return (elsewhere / f"{verb}.txt").read_text()
+
+    assert used("evaluate") == str(ours.comfyui)  # custom_nodes of no ComfyUI
+    (around / "comfy").mkdir()
+    (around / "main.py").touch()
+    assert used("evaluate") == str(around)
+    assert used("demo") == str(ours.comfyui)
+    monkeypatch.setenv("COMFYUI_DIR", "chosen")
+    assert used("evaluate") == str(ours.comfyui)
+
+
 def test_a_busy_port_is_not_taken():
     with host.socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))

@@ -6,14 +6,11 @@ import comfy_kitchen
 import pytest
 import tiny
 import torch
+from tiny import Broken
 
 from seedselect_core.host.differentiable_rope import NAMES, differentiable_rope
 from seedselect_core.host.lightricks_rope import NAMES as LIGHTRICKS
 from seedselect_core.host.lightricks_rope import lightricks_rope_as_sampled
-
-
-class Broken(Exception):
-    pass
 
 
 def rope_inputs(dtype=torch.float32):

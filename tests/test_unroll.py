@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import tiny
 import torch
+from tiny import Broken
 
 from seedselect_core.host.borrowed_weights import borrowed_weights
 from seedselect_core.objective import Objective
@@ -203,10 +204,6 @@ def unchanged(graph):
     assert [key for key in before if not same(before[key], after[key])] == []
     again = stock(graph.model, tiny.SAMPLING, tiny.latent(), sample_from)
     assert torch.equal(before_sampling, again)
-
-
-class Broken(Exception):
-    pass
 
 
 class Saboteur:

@@ -114,6 +114,10 @@ def settings(**changes) -> Settings:
 SETTINGS = settings()
 
 
+class Broken(Exception):
+    """Raised by a test itself, to leave a context by an error."""
+
+
 class Graph:
     """What is connected to "SeedSelect Optimize": everything but the settings."""
 

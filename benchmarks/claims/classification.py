@@ -214,12 +214,14 @@ def accuracies(read: Callable[[torch.Tensor], torch.Tensor]) -> dict:
     """Shares of right readings; ``read`` gives one class per picture [B, 64, 64, 3]."""
     images, label = _test_images()
     right = torch.cat([read(chunk) for chunk in images.split(256)]) == label
-    letters = {letter: right[label == k].float().mean().item() for k, letter in enumerate(LETTERS)}
+    of_letter = {letter: right[label == k] for k, letter in enumerate(LETTERS)}
+    letters = {letter: answers.float().mean().item() for letter, answers in of_letter.items()}
     return {
         "overall": right.float().mean().item(),
         "rare": sum(letters[letter] for letter in RARE) / len(RARE),
         "frequent": sum(letters[letter] for letter in FREQUENT) / len(FREQUENT),
         "letters": letters,
+        "right": {letter: answers.int().tolist() for letter, answers in of_letter.items()},
     }
 
 
@@ -246,7 +248,8 @@ def run(
         quick: a quarter of the steps, to see that everything runs.
 
     Returns:
-        "overall", "rare" and "frequent" accuracy, and "letters", accuracy of each.
+        "overall", "rare" and "frequent" accuracy, and "letters", accuracy of each, and
+        "right", 0 or 1 for every test picture of each letter.
 
     Raises:
         ValueError: an unknown arm, or the arm's pictures are not given.

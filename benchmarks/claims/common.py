@@ -11,13 +11,18 @@ import torch
 from pocket.atlas import load_atlas, paint_glyphs
 from pocket.drawing import TAIL_ORDER, prompt
 from pocket.glyphs import LETTERS
+from seedselect_core.losses import semantic_loss
 from seedselect_core.optimize import optimize_seed
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
 from seedselect_core.settings import Settings
+from seedselect_core.targets import build_targets
+from seedselect_core.vae_codec import VaeCodec
+from seedselect_core.views import see
 
 RARE = TAIL_ORDER[-8:]
-# Settings were chosen on the first four; figures are reported of the last four, the rarest.
-TUNED_ON, HELD_OUT = RARE[:4], RARE[4:]
+# Settings were chosen on three of the first four. The last four, the rarest, were held out, but for
+# what docs/results.md tells of P and S.
+HELD_OUT = RARE[4:]
 
 
 def generator_of(*parts) -> torch.Generator:
@@ -28,12 +33,18 @@ def generator_of(*parts) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def references(letter: str, count: int, draw: int, group: str = "report") -> ReferenceSet:
-    """``count`` glyphs of a letter in fonts of an atlas group, in random colours."""
+def glyphs(letter: str, count: int, draw: int, group: str = "report"):
+    """Masks [count, 64, 64] of a letter in fonts of an atlas group, and the generator they used."""
     generator = generator_of("references", letter, draw)
     masks = load_atlas(group)[:, LETTERS.index(letter)]
-    masks = masks[torch.randperm(len(masks), generator=generator)[:count]]
-    return reference_set_from_batch(paint_glyphs(masks, generator).movedim(1, -1))
+    return masks[torch.randperm(len(masks), generator=generator)[:count]], generator
+
+
+def references(letter: str, count: int, draw: int, group: str = "report") -> ReferenceSet:
+    """``count`` glyphs of a letter in fonts of an atlas group, in random colours."""
+    return reference_set_from_batch(
+        paint_glyphs(*glyphs(letter, count, draw, group)).movedim(1, -1)
+    )
 
 
 def colour_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]:
@@ -106,6 +117,21 @@ def verdicts(world: PocketWorld, images: torch.Tensor, letter: str, pairs) -> di
     return {"right": [sum(both) / 2 for both in zip(*answers, strict=True)], "colours": colours}
 
 
+def semantic_alike(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet) -> list[float]:
+    """Semantic loss of finished pictures under the same views, whichever their own search had."""
+    targets = build_targets(
+        refs,
+        world.encoder,
+        VaeCodec(world.vae),
+        world.model.model.process_latent_in,
+        images.shape[2],
+        images.shape[1],
+        views=4,
+    )
+    embeddings = world.encoder(see(images, targets.views)).unflatten(0, (-1, len(images)))
+    return semantic_loss(embeddings, targets.semantic).mean(0).tolist()
+
+
 FIGURES = ("right", "colours", "semantic", "first_semantic", "norm", "evaluations")
 
 
@@ -117,28 +143,6 @@ def figures(result: dict) -> dict:
 def pictures(images: torch.Tensor) -> np.ndarray:
     """IMAGE [B, H, W, 3] in 0..1 as uint8."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def mean_and_interval(groups: list[list[float]]) -> dict:
-    """Mean of all values, and its 95 % interval by bootstrap over groups (a letter and a draw).
-
-    Pictures of one group share references and prompt, so it is the groups that are drawn again.
-    """
-    rng = np.random.default_rng(0)
-    values = [np.asarray(group, float) for group in groups]
-    means = []
-    for _ in range(2000):
-        chosen = rng.integers(len(values), size=len(values))
-        drawn = [rng.choice(values[i], len(values[i])) for i in chosen]
-        means.append(np.concatenate(drawn).mean())
-    low, high = np.quantile(means, [0.025, 0.975])
-    everything = np.concatenate(values)
-    return {
-        "mean": round(float(everything.mean()), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-        "count": len(everything),
-    }
 
 
 def cost(settings: Settings, steps: int = SAMPLING.steps) -> int:

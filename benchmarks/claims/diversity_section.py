@@ -16,22 +16,22 @@ from .classification import REAL_GROUP, real_images
 from .common import HELD_OUT, generator_of
 
 NAME = "diversity"
-DEPENDS = (sets,)
+NEEDS = sets
 
 
 def units(quick: bool) -> dict[str, dict]:
     letters, count = (sets.HELD_OUT[-1:], 4) if quick else (HELD_OUT, 8)
-    return {x: {"letter": x, "count": count, "quick": quick} for x in letters}
+    return {x: {"letter": x, "count": count} for x in letters}
 
 
-def run(world, path: Path, letter: str, count: int, quick: bool) -> dict:
+def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     # Real glyphs of all fonts that nothing was trained on, but for those that were references.
     others = load_atlas("report")[:, LETTERS.index(letter)]
     others = paint_glyphs(others, generator_of("real", letter)).movedim(1, -1)
     known = len(load_atlas(REAL_GROUP))
     real = torch.cat([real_images(letter, known, 0)[count:], others])
-    made = sets.stored(quick, letter, count)
-    every = {"real": real} | {name: images.float() / 255 for name, images in made.items()}
+    pictures = sets.stored(made, letter, count)
+    every = {"real": real} | {name: images.float() / 255 for name, images in pictures.items()}
     judge = torch.nn.Sequential(*list(world.judges["plain"].children())[:-1])
     eyes = {
         "the encoder of the loss": world.encoder,
@@ -51,7 +51,8 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
         rows = {unit["letter"]: _row(unit["reports"][eye]) for unit in found.values()}
         mean = {
             who: {
-                key: round(sum(r[who][key] for r in rows.values()) / len(rows), 3) for key in KEYS
+                key: round(sum(r[who][key] for r in rows.values()) / len(rows), 3)
+                for key in (*KEYS, "duplicate_share")
             }
             for who in ("real", "seedselect", "plain")
         }
@@ -67,4 +68,5 @@ def _row(report: dict) -> dict:
     for who, name in (("real", "real"), ("generated", "seedselect"), ("plain", "plain")):
         row[name] = {key: round(report[who][key], 3) for key in KEYS}
         row[name] |= {key: report[who][key] for key in ("duplicates", "copies", "count")}
+        row[name]["duplicate_share"] = round(row[name]["duplicates"] / row[name]["count"], 3)
     return row

@@ -6,7 +6,8 @@ from pocket_world import FONTS_SEEN
 
 from seedselect_core.settings import PRESETS, Settings
 
-from .common import HELD_OUT, RARE, TAIL_ORDER, figures, mean_and_interval, optimized
+from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
+from .intervals import mean_and_interval
 
 NAME = "frequency"
 PLAIN = Settings(iterations=0)
@@ -55,14 +56,38 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     return {
         "letters": rows,
         "buckets": {name: _both(own) for name, own in chosen.items() if own},
+        "missed": _missed([unit for unit in found.values() if unit["letter"] in RARE]),
     }
 
 
 def _both(own: list[dict]) -> dict:
     return {
         when: {
-            key: mean_and_interval([unit[when][key] for unit in own])
-            for key in ("right", "colours", "semantic", "norm")
+            key: mean_and_interval([(unit["letter"], unit[when][key]) for unit in own])
+            # Not the semantic loss: the two are optimized under different numbers of views.
+            for key in ("right", "colours", "norm")
         }
         for when in ("without", "with")
     } | {"evaluations": round(sum(unit["with"]["evaluations"] for unit in own) / len(own))}
+
+
+def _missed(own: list[dict]) -> dict:
+    """Of each letter that is missed: how much, and the semantic loss of what is read and is not."""
+    rows = {}
+    for letter in dict.fromkeys(unit["letter"] for unit in own):
+        pictures = [
+            pair
+            for unit in own
+            if unit["letter"] == letter
+            for pair in zip(unit["with"]["right"], unit["with"]["semantic"], strict=True)
+        ]
+        missed = sum(1 - right for right, _ in pictures)
+        if missed:
+            read = [loss for right, loss in pictures if right == 1]
+            rows[letter] = {
+                "missed": missed,
+                "of": len(pictures),
+                "read by both": round(sum(read) / len(read), 3),
+                "others": sorted(round(loss, 3) for right, loss in pictures if right < 1),
+            }
+    return rows

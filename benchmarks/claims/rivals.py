@@ -1,4 +1,4 @@
-"""Rivals at equal model evaluations, on letters that no setting was tuned on."""
+"""Rivals at equal model evaluations, on the letters held out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,14 @@ from .common import (
     colour_pairs_of,
     cost,
     figures,
-    mean_and_interval,
     number_of,
     optimized,
     prompts,
     references,
+    semantic_alike,
     within,
 )
+from .intervals import mean_and_interval
 
 NAME = "rivals"
 BUDGETS = (25, 100, 400, 1600)
@@ -80,7 +81,8 @@ def run(world, path: Path, letter: str, draw: int, budget: int, method: str) -> 
     else:
         settings = METHODS[method](budget)
         result, spent = optimized(world, letter, SEEDS, draw, settings), cost(settings)
-    return how | figures(result) | {"cost": spent}
+    alike = semantic_alike(world, result["images"], references(letter, 4, draw))
+    return how | figures(result) | {"cost": spent, "semantic_alike": alike}
 
 
 def _from_inverted(world, letter: str, draw: int, budget: int) -> tuple[dict, int]:
@@ -125,8 +127,8 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
                         "budget": budget,
                         "cost": own[0]["cost"],
                         **{
-                            key: mean_and_interval([unit[key] for unit in own])
-                            for key in ("right", "colours", "semantic", "norm")
+                            key: mean_and_interval([(unit["letter"], unit[key]) for unit in own])
+                            for key in ("right", "colours", "semantic_alike", "norm")
                         },
                         "letters": {
                             letter: round(

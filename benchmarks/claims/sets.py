@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pocket_world import RESULTS, SAMPLING
+from pocket_world import SAMPLING
 
 from seedselect_core.bootstrap import SetSettings, make_set
 from seedselect_core.references import reference_set_from_batch
 from seedselect_core.settings import PRESETS, Settings
 
+from . import classification
 from .classification import real_images
-from .common import HELD_OUT, RARE, colour_pairs_of, mean_and_interval, number_of, optimized
-from .common import pictures, prompts
+from .common import HELD_OUT, RARE, colour_pairs_of, number_of, optimized, pictures, prompts
+from .intervals import mean_and_interval
 
 NAME = "sets"
+DEPENDS = (classification,)
 BATCH = 8
 REFERENCES = (1, 2, 4, 8)
 # Enough for the measures of diversity at eight references, and for a classifier at fewer.
@@ -28,27 +30,22 @@ PART = 25
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {f"{x}_4": {"letter": x, "count": 4, "wanted": 12, "quick": True} for x in RARE[-1:]}
+        return {f"{x}_4": {"letter": x, "count": 4, "wanted": 12} for x in RARE[-1:]}
     found = {}
     for count in reversed(REFERENCES):
         for letter in reversed(RARE):
             wanted = MANY if count == 8 and letter in HELD_OUT else FEW
-            how = {"letter": letter, "count": count, "wanted": wanted, "quick": False}
-            found[f"{letter}_{count}"] = how
+            found[f"{letter}_{count}"] = {"letter": letter, "count": count, "wanted": wanted}
     return found
 
 
-def stored(quick: bool, letter: str, count: int) -> dict[str, torch.Tensor]:
+def stored(folder: Path, letter: str, count: int) -> dict[str, torch.Tensor]:
     """Pictures of a set, uint8 [n, 64, 64, 3]: "plain" and "seedselect"."""
-    with np.load(_place(quick) / f"{letter}_{count}.npz") as file:
+    with np.load(folder / f"{letter}_{count}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in ("plain", "seedselect")}
 
 
-def _place(quick: bool) -> Path:
-    return RESULTS / "units" / ("quick" if quick else "quality") / "pictures"
-
-
-def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) -> dict:
+def run(world, path: Path, letter: str, count: int, wanted: int) -> dict:
     refs = reference_set_from_batch(real_images(letter, count, 0))
     parts = [
         _part(world, letter, refs, 20 + count + 100 * number, min(PART, wanted))
@@ -60,9 +57,8 @@ def run(world, path: Path, letter: str, count: int, wanted: int, quick: bool) ->
         batch = optimized(world, letter, BATCH, 40 + number, Settings(iterations=0))
         plain.append(batch["images"])
         right_plain += batch["right"]
-    _place(quick).mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
-        _place(quick) / f"{letter}_{count}.npz",
+        path.with_suffix(".npz"),
         plain=pictures(torch.cat(plain)[:wanted]),
         seedselect=pictures(images),
     )
@@ -112,12 +108,14 @@ def _part(world, letter: str, refs, draw: int, wanted: int) -> dict:
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
-        keys = ("right_plain", "right_first", "right_later")
-        row = {
-            key: mean_and_interval([u[key] for u in own if u[key]])
-            for key in keys
-            if any(u[key] for u in own)
-        }
+        # The plain pictures of a letter are the same, however many references its sets have.
+        most = max(unit["references"] for unit in own)
+        plain = [unit for unit in own if unit["references"] == most]
+        row = {"right_plain": mean_and_interval([(u["letter"], u["right_plain"]) for u in plain])}
+        for key in ("right_first", "right_later"):
+            groups = [(unit["letter"], unit[key]) for unit in own if unit[key]]
+            if groups:
+                row[key] = mean_and_interval(groups)
         for key in ("evaluations_first", "evaluations_later"):
             row[key] = round(sum(unit[key] for unit in own) / len(own), 1)
         row["later_share"] = round(row["evaluations_later"] / row["evaluations_first"], 3)

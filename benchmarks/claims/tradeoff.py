@@ -5,17 +5,15 @@ from pathlib import Path
 
 from pocket_world import SAMPLING
 
-from pocket.atlas import load_atlas
 from pocket.drawing import RGB, paint
-from pocket.glyphs import LETTERS
 from seedselect_core.references import reference_set_from_batch
 from seedselect_core.settings import PRESETS
 
-from .common import figures, mean_and_interval, optimized, references
-
+from .common import figures, glyphs, optimized, references
+from .intervals import mean_and_interval
 
 NAME = "tradeoff"
-SEEDS = 4
+SEEDS, DRAW = 4, 7
 LETTERS_SHOWN = "PS"  # the two that plain sampling draws worst
 DEFAULT = PRESETS["default"]
 # What the judges most often read in plain pictures of a letter that are not that letter.
@@ -57,12 +55,12 @@ def run(world, path: Path, letter: str, change: dict) -> dict:
     if contrast:
         more["contrast"] = references(CONFUSED_WITH[letter], 4, 0)
     if alike:
-        masks = load_atlas("report")[:4, LETTERS.index(letter)]
-        colours = RGB[[0] * 4], RGB[[8] * 4]
+        masks, _ = glyphs(letter, count, DRAW)
+        colours = RGB[[0] * count], RGB[[8] * count]
         more["refs"] = reference_set_from_batch(paint(masks.float() / 255, *colours).movedim(1, -1))
     settings = replace(DEFAULT, **change)
     result = optimized(
-        world, letter, SEEDS, 7, settings, reference_count=count, sampling=sampling, **more
+        world, letter, SEEDS, DRAW, settings, reference_count=count, sampling=sampling, **more
     )
     return {"letter": letter, **figures(result)}
 
@@ -71,7 +69,7 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def row(prefix: str) -> dict:
         own = [unit for name, unit in found.items() if name.rpartition("_")[0] == prefix]
         return {
-            key: mean_and_interval([unit[key] for unit in own])
+            key: mean_and_interval([(unit["letter"], unit[key]) for unit in own])
             for key in ("right", "colours", "semantic", "norm")
         }
 

@@ -9,8 +9,8 @@ from pocket_world import SAMPLING
 from seedselect_core.optimize import sample_from_seed
 from seedselect_core.settings import PRESETS
 
-from .common import HELD_OUT, colour_pairs_of, mean_and_interval, number_of, optimized, prompts
-from .common import verdicts
+from .common import HELD_OUT, colour_pairs_of, number_of, optimized, prompts, verdicts
+from .intervals import mean_and_interval
 
 NAME = "transfer"
 SEEDS = 8
@@ -65,8 +65,8 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
         own = [unit for unit in found.values() if unit["steps"] == steps]
         table[f"found with {steps} steps"] = {
             name: {
-                "with": mean_and_interval([unit["right"][name] for unit in own]),
-                "without": mean_and_interval([unit["without"][name] for unit in own]),
+                key: mean_and_interval([(unit["letter"], unit[part][name]) for unit in own])
+                for key, part in (("with", "right"), ("without", "without"))
             }
             for name in OTHERS
         }

@@ -1,0 +1,40 @@
+"""Means with their 95 % intervals. No picture depends on this file."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+def mean_and_interval(groups: list[tuple[str, list[float]]]) -> dict:
+    """Mean of all values, and its 95 % interval by bootstrap.
+
+    Pictures of a group share references and prompt, groups of a letter share how well the model
+    knows it: letters are drawn again, then groups of each, then values of each. Where all values
+    are 0 or all are 1, which leaves a bootstrap nothing to vary, Wilson's interval.
+
+    Args:
+        groups: letter and values of every group, none of them empty.
+    """
+    letters: dict[str, list[np.ndarray]] = {}
+    for letter, values in groups:
+        letters.setdefault(letter, []).append(np.asarray(values, float))
+    everything = np.concatenate([values for own in letters.values() for values in own])
+    mean, count = float(everything.mean()), len(everything)
+    if mean in (0.0, 1.0) and np.ptp(everything) == 0:
+        low, high = binomtest(round(mean * count), count).proportion_ci(method="wilson")
+    else:
+        low, high = np.quantile(_bootstrap(list(letters.values())), [0.025, 0.975])
+    found = {"mean": mean, "low": float(low), "high": float(high)}
+    return {key: round(value, 4) for key, value in found.items()} | {"count": count}
+
+
+def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> list[float]:
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(times):
+        drawn = []
+        for letter in rng.integers(len(letters), size=len(letters)):
+            own = letters[letter]
+            for group in rng.integers(len(own), size=len(own)):
+                drawn.append(rng.choice(own[group], len(own[group])))
+        means.append(np.concatenate(drawn).mean())
+    return means

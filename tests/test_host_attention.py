@@ -1,0 +1,76 @@
+"""Attention without a backward pass gets one; with one it is left alone."""
+
+import comfy.ldm.modules.attention
+import pytest
+import tiny
+import torch
+from tiny import Broken
+
+from seedselect_core.errors import SeedSelectError
+from seedselect_core.host.attention import differentiable_attention
+
+
+@pytest.fixture
+def qkv() -> list[torch.Tensor]:
+    return [tiny.normal(2, 6, 16, seed=seed).requires_grad_() for seed in range(3)]
+
+
+def attend(options: dict, qkv: list[torch.Tensor]) -> torch.Tensor:
+    return comfy.ldm.modules.attention.attention_pytorch(*qkv, 2, transformer_options=options)
+
+
+def gradients(output: torch.Tensor, qkv: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(output.square().sum(), qkv)
+
+
+def test_attention_override_without_a_backward(qkv):
+    def coarse(attention, *args, **options):
+        return attention(*args, **options).detach().half().float()
+
+    options = {"optimized_attention_override": coarse}
+    sampled = attend(options, qkv)
+    with pytest.raises(Broken), differentiable_attention(options):
+        output = attend(options, qkv)
+        assert torch.equal(output, sampled)
+        for found, expected in zip(
+            gradients(output, qkv), gradients(attend({}, qkv), qkv), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+        raise Broken
+    assert options == {"optimized_attention_override": coarse}
+
+
+def test_attention_override_with_a_gradient_is_left_alone(qkv):
+    def shifted(attention, q, *args, **options):
+        return attention(q, *args, **options) + q
+
+    options = {"optimized_attention_override": shifted}
+    expected = gradients(attend(options, qkv), qkv)
+    with differentiable_attention(options):
+        assert all(map(torch.equal, gradients(attend(options, qkv), qkv), expected))
+
+
+def test_an_override_that_is_no_attention_and_has_no_gradient_is_refused(qkv):
+    options = {"optimized_attention_override": lambda attention, q, *_, **__: 9 * q.detach()}
+    with differentiable_attention(options), pytest.raises(SeedSelectError, match="attention"):
+        attend(options, qkv)
+
+
+def test_the_hosts_kernels_without_a_backward_get_one(qkv):
+    host = comfy.ldm.modules.attention
+    wrapper = host.attention_sage
+    cell = wrapper.__closure__[wrapper.__code__.co_freevars.index("func")]
+    real = cell.cell_contents
+
+    def sage(q, k, v, heads, **options):
+        return attend({}, [q, k, v]).detach()
+
+    try:
+        cell.cell_contents = sage
+        with differentiable_attention({}):
+            found = gradients(wrapper(*qkv, 2), qkv)
+        assert cell.cell_contents is sage
+    finally:
+        cell.cell_contents = real
+    for one, other in zip(found, gradients(attend({}, qkv), qkv), strict=True):
+        torch.testing.assert_close(one, other)
