@@ -1,8 +1,9 @@
 """Does SeedSelect help on your own concepts? Accuracy, diversity and few-shot classification.
 
-python3 scripts/host.py evaluate IMAGES --prompt "a photo of a {}" \\
-    --checkpoint NAME --clip-vision NAME --judge-clip-vision ANOTHER
+COMFYUI_DIR=/path/to/ComfyUI python3 scripts/host.py evaluate IMAGES \\
+    --checkpoint NAME --clip-vision NAME --judge-clip-vision ANOTHER --prompt "a photo of a {}"
 
+COMFYUI_DIR is the ComfyUI that has the models; not needed if this pack lies in its custom_nodes.
 IMAGES holds a folder of real pictures for each concept; its name goes into the prompt ("_" becomes
 a space). The first pictures of a folder, by name, are the references; the others are held out and
 seen by nothing but the figures. Take a few concepts that are easily confused with each other.
@@ -21,12 +22,13 @@ classification  a linear probe on the judge's features, trained on the reference
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -247,8 +249,26 @@ def _model_file(flag: str, kind: str, name: str) -> str:
     path = name if Path(name).is_file() else folder_paths.get_full_path(kind, name)
     if path is None:
         known = ", ".join(folder_paths.get_filename_list(kind)) or "none"
-        raise SeedSelectError(f"{flag}: there is no '{name}'. ComfyUI's {kind}: {known}.")
+        raise SeedSelectError(
+            f"{flag}: there is no '{name}'. The {kind} of the ComfyUI in {HOST}: {known}. If that "
+            "is not your own ComfyUI, set COMFYUI_DIR to the folder of yours."
+        )
     return str(Path(path).resolve())
+
+
+@cache
+def pack_fingerprint(repo: Path = REPO) -> str:
+    """Of everything in this pack that pictures depend on."""
+    digest = hashlib.sha256()
+    for pattern in ("seedselect_core/**/*.py", "pocket/weights/*.safetensors"):
+        for path in sorted(repo.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _file_state(path: str | None) -> list | None:
+    # A checkpoint is too large to read for this.
+    return path and [path, os.stat(path).st_size, os.stat(path).st_mtime_ns]
 
 
 def make_pictures(args: argparse.Namespace, models: Models, concept: Concept, folder: Path) -> None:
@@ -259,16 +279,17 @@ def make_pictures(args: argparse.Namespace, models: Models, concept: Concept, fo
     sampling = SamplingSettings(args.steps, args.cfg, args.sampler, args.scheduler, args.seed)
     told = {name: getattr(args, name) for name in ("prompt", "negative", "width", "height")}
     told |= {"batch": args.batch, "pocket": args.pocket, "sampling": asdict(sampling)}
-    told |= {"checkpoint": models.paths.get("--checkpoint"), "settings": asdict(settings)}
-    told |= {"clip_vision": models.paths.get("--clip-vision")}
-    told |= {"references": concept.references.fingerprint()}
+    told |= {"checkpoint": _file_state(models.paths.get("--checkpoint"))}
+    told |= {"clip_vision": _file_state(models.paths.get("--clip-vision"))}
+    told |= {"settings": asdict(settings), "references": concept.references.fingerprint()}
+    told |= {"pack": pack_fingerprint()}
     told = json.loads(json.dumps(told))
     record = folder / "made_with.json"
     if record.exists() and (before := json.loads(record.read_text())) != told:
         changed = ", ".join(key for key in told if before.get(key) != told[key])
         raise SeedSelectError(
-            f"--output: '{folder}' holds pictures made with other settings ({changed}). Choose "
-            "another folder, or delete this one."
+            f"--output: '{folder}' holds pictures made with other settings or files "
+            f"({changed}). Choose another folder, or delete this one."
         )
     for part in ("plain", "seedselect", "seeds"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -371,8 +392,8 @@ def measure(args: argparse.Namespace, judge, concepts: list[Concept], warnings: 
     for name in answers:
         right = sum(a == i for i, read in enumerate(answers[name]) for a in read)
         count = sum(len(read) for read in answers[name])
-        mean = sum(row["accuracy"][name] for row in rows) / len(rows)
-        summary["accuracy"][name] = {"mean": mean, "interval": wilson(right, count)}
+        # Over pictures, not folders, as the interval is: folders differ in how many are held out.
+        summary["accuracy"][name] = {"mean": right / count, "interval": wilson(right, count)}
     for name, shares in probes.items():
         summary["classification"][name] = sum(shares) / len(shares)
     return {"summary": summary, "concepts": rows}

@@ -57,7 +57,7 @@ def report_lines(report: dict) -> Iterator[str]:
     for kind in (*KINDS, "real"):
         low, high = summary["accuracy"][kind]["interval"]
         means.append(f"{summary['accuracy'][kind]['mean']:.0%} ({low:.0%} to {high:.0%})")
-    yield f"| **mean** (95 % interval) | {' | '.join(means)} | |"
+    yield f"| **all pictures** (95 % interval) | {' | '.join(means)} | |"
 
     yield "\n## Diversity\n"
     yield (

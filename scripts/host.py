@@ -14,6 +14,7 @@ Every verb installs first what is missing or broken; when nothing is, that takes
 
 environment
   COMFYUI_DIR        use this ComfyUI and its own Python; nothing is installed into it
+                     (evaluate: by default the one that has this pack in its custom_nodes)
   SEEDSELECT_PYTHON  the Python of that ComfyUI, when it is not beside it
   SEEDSELECT_CACHE   where the installation goes (default: the user's cache folder)
   CHROMIUM           the browser for the tests (default: the first one found)
@@ -44,7 +45,9 @@ from host_install import (
     Host,
     HostError,
     cache_folder,
+    existing_host,
     find_host,
+    is_comfyui,
     require_modules,
 )
 
@@ -290,10 +293,10 @@ def ensure_browser(host: Host) -> str | None:
 # ---------------------------------------------------------------- verbs
 
 
-def _run(host: Host, *command: str, **extra_environment: str) -> int:
-    """Run the host's Python in the repository and return its exit code; Ctrl-C goes to it too."""
+def _run(host: Host, *command: str, cwd: Path = REPO, **extra_environment: str) -> int:
+    """Run the host's Python and return its exit code; Ctrl-C goes to it too."""
     environment = {**host.environment(), **extra_environment}
-    return _wait(subprocess.Popen([str(host.python), *command], cwd=REPO, env=environment))
+    return _wait(subprocess.Popen([str(host.python), *command], cwd=cwd, env=environment))
 
 
 def _wait(process: subprocess.Popen) -> int:
@@ -345,7 +348,8 @@ def ui(arguments: Sequence[str]) -> int:
 
 def demo(arguments: Sequence[str]) -> int:
     """Run the demo, which starts and stops its own server."""
-    return _run(find_host(), str(REPO / "scripts" / "demo.py"), *arguments)
+    script = str(REPO / "scripts" / "demo.py")
+    return _run(find_host(), script, *arguments, cwd=Path.cwd())  # --output is the caller's
 
 
 def test(arguments: Sequence[str]) -> int:
@@ -374,7 +378,13 @@ def bench(arguments: Sequence[str]) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure SeedSelect on one's own checkpoint and folders of pictures."""
-    return _run(find_host(), str(REPO / "scripts" / "evaluate.py"), *arguments)
+    # The checkpoint is one of the user's own ComfyUI; ours has none.
+    around = REPO.parent.parent
+    inside = REPO.parent.name == "custom_nodes" and is_comfyui(around)
+    own = inside and not os.environ.get("COMFYUI_DIR")
+    host = existing_host(around) if own else find_host()
+    script = str(REPO / "scripts" / "evaluate.py")
+    return _run(host, script, *arguments, cwd=Path.cwd())  # relative paths are the caller's
 
 
 def coverage(arguments: Sequence[str]) -> int:

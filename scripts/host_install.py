@@ -318,9 +318,14 @@ def install_packages(venv: Path, source: Path) -> None:
     _pip(venv_python(venv), "install", *PACKAGES, *lists)
 
 
+def is_comfyui(folder: Path) -> bool:
+    """Whether this is the folder of a ComfyUI."""
+    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
+
+
 def existing_host(folder: Path) -> Host:
     """The user's own ComfyUI and its Python; raises HostError if either does not fit."""
-    if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
+    if not is_comfyui(folder):
         raise HostError(
             f"COMFYUI_DIR is {folder}, which is no ComfyUI: it has no main.py beside a comfy "
             "folder. Set it to the folder with ComfyUI's main.py, or unset it."
@@ -331,6 +336,8 @@ def existing_host(folder: Path) -> Host:
     here = Path(sys.executable)
     python = Path(chosen) if chosen else next((path for path in beside if path.is_file()), here)
     requirements = f'"{python}" -m pip install -r "{folder / "requirements.txt"}"'
+    if not chosen:
+        requirements += " (or, if ComfyUI has another Python, set SEEDSELECT_PYTHON to that)"
     require_modules(python, ("torch", "aiohttp", "safetensors", "yaml", "PIL"), requirements)
     return Host(folder, python, managed=False)
 
