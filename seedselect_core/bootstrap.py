@@ -69,6 +69,7 @@ class PictureSet:
     Attributes:
         noise: [n, C, h, w]; images: [n, H, W, 3]; embeddings: unit vectors [n, D].
         rows: [n], the place of each in its batch, and so the prompt where there are several.
+        in_seed: which of them the seed holds, in its order.
         semantic, first_semantic: [n], the losses as they are and as they were at the start.
         evaluations: model evaluations of each batch, in order.
         duplicates: thrown away as too near to another picture.
@@ -80,6 +81,7 @@ class PictureSet:
     images: torch.Tensor
     embeddings: torch.Tensor
     rows: list[int] = field(default_factory=list)
+    in_seed: list[int] = field(default_factory=list)
     semantic: list[float] = field(default_factory=list)
     first_semantic: list[float] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
@@ -118,6 +120,17 @@ class PictureSet:
             chosen.append(own[int(torch.randint(len(own), (1,), generator=generator))])
         return torch.tensor(chosen)
 
+    def place_by_place(self, batch: int) -> list[int]:
+        """As many of the pictures as can stand so that the i-th is of row i modulo ``batch``.
+
+        The host gives the prompts of a batch to its pictures in turn.
+        """
+        places = [[i for i, own in enumerate(self.rows) if own == row] for row in range(batch)]
+        order = []
+        while places[len(order) % batch]:
+            order.append(places[len(order) % batch].pop(0))
+        return order
+
     def cost(self) -> tuple[float, float]:
         """Model evaluations for each picture kept, of the first batch and of the others."""
         later = len(self.semantic) - self.kept_first
@@ -151,7 +164,8 @@ def make_set(
         The others are those of `optimize_seed`.
 
     Returns:
-        A seed of as many pictures as were found, at most ``wanted.count``, and the whole set.
+        A seed of as many pictures as were found, at most ``wanted.count``, and the whole set. Where
+        prompts differ within a batch, the seed ends where the next prompt has no picture left.
 
     Raises:
         SeedSelectError: as `optimize_seed`; or the sampler draws noise for the batch as a whole, so
@@ -221,13 +235,14 @@ def make_set(
             nothing = {"semantic": [], "first_semantic": [], "total": []}
             on_unfinished(replace((under_way or [seed])[0], noise=torch.cat(found), **nothing))
         raise
-    kept = wanted.count
+    order = list(range(len(made.noise))) if same_prompt else made.place_by_place(batch)
+    made.in_seed = order[: wanted.count]
     found = replace(
         seed,
-        noise=made.noise[:kept],
+        noise=made.noise[made.in_seed],
         sampling=sampling,
-        semantic=made.semantic[:kept],
-        first_semantic=made.first_semantic[:kept],
+        semantic=[made.semantic[i] for i in made.in_seed],
+        first_semantic=[made.first_semantic[i] for i in made.in_seed],
         total=[],
         evaluations=sum(made.evaluations),
     )

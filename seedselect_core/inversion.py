@@ -19,7 +19,7 @@ import comfy.samplers
 import torch
 
 from .errors import SeedSelectError
-from .optimize import _ksampler, _require_fit
+from .optimize import _ksampler, require_vae
 from .seed import SamplingSettings, Seed
 from .vae_codec import VaeCodec
 
@@ -256,9 +256,13 @@ def invert_images(
             f"image: {width} x {height} pixels are too few, this VAE needs {ratio} x {ratio} at "
             "least. Give the size that the model draws."
         )
-    samples = codec.encode(images[..., :3])
-    _require_fit(model, vae, samples)
-    picture = model.model.process_latent_in(samples.float())
+    require_vae(model, vae)
+    picture = model.model.process_latent_in(codec.encode(images[..., :3]).float())
+    if picture.ndim != 2 + model.get_model_object("latent_format").latent_dimensions:
+        raise SeedSelectError(
+            "vae: it is for pictures, the model makes films. Connect the VAE that belongs to the "
+            "checkpoint."
+        )
     sampler = comfy.samplers.sampler_object(sampling.sampler_name)
     backwards = _Backwards(sampler, picture, refinements, tolerance, on_step)
     empty = torch.zeros_like(picture)
@@ -270,7 +274,7 @@ def invert_images(
         disable_pbar=True,
         seed=sampling.seed,
     )
-    if not torch.isfinite(backwards.noise).all():
+    if not (backwards.noise.isfinite().all() and backwards.final.isfinite().all()):
         raise SeedSelectError(
             "model: the inversion did not give numbers. Check that model and VAE give a picture "
             "with a plain KSampler at these settings (some VAEs need --fp32-vae)."

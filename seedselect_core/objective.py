@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import comfy.utils
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -68,7 +69,11 @@ class Objective:
             loss, push, images = self._see(latent, aim)
             semantic = semantic + weight * loss.to(noise.device)
             contrast = contrast + weight * push.to(noise.device)
-        appearance = appearance_loss(denoised[-1], layout.to(denoised[-1]))
+        layout = layout.to(denoised[-1]).view(-1, *layout.shape[-denoised[-1].ndim + 1 :])
+        if layout.shape[-2:] != denoised[-1].shape[-2:]:  # a sampler may upscale on the way
+            height, width = denoised[-1].shape[-2:]
+            layout = comfy.utils.common_upscale(layout, width, height, "bilinear", "disabled")
+        appearance = appearance_loss(denoised[-1], layout)
         norm = norm_prior(noise)
         s = self.settings
         total = s.semantic_weight * semantic + s.appearance_weight * appearance

@@ -18,7 +18,7 @@ from .host.refused_families import require_family
 from .objective import Objective
 from .references import ReferenceSet, reference_set_from_batch
 from .search import Progress, Search, SeedHistory
-from .seed import CustomSampling, SamplingSettings, Seed, SeedNoise
+from .seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
 from .self_check import require_exact_gradient
 from .settings import Settings
 from .targets import build_targets
@@ -101,7 +101,7 @@ def optimize_seed(
         SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
     if start is not None:
-        start.require_fit(model, _samples(model, latent))
+        start.require_fit(model, _samples(model, latent), "start")
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(sampling.cfg)
@@ -163,12 +163,11 @@ def optimize_noise(
         require_sampler(sampler)
         require_family(model)
     if len(sigmas) < 2:
-        raise SeedSelectError(
-            "sigmas: there is no step to denoise. Connect a scheduler with one step or more."
-        )
+        raise SeedSelectError(NO_STEP)
     codec = VaeCodec(vae)
     samples = _samples(model, latent)
-    _require_fit(model, vae, samples)
+    _require_latent(model, samples)
+    require_vae(model, vae)
     indices = latent.get("batch_index")
 
     def draw(candidate: int) -> torch.Tensor:
@@ -240,8 +239,8 @@ def optimize_noise(
         if comfy.model_management.is_oom(error):
             raise SeedSelectError(
                 "SeedSelect: out of memory. Lower the batch of 'Empty Latent Image' (seeds are "
-                "optimized side by side), then its size, or start ComfyUI with --lowvram. The best "
-                "seed so far is kept."
+                "optimized side by side), then its size, or start ComfyUI with --lowvram."
+                + search.kept()
             ) from error
         raise
     device = comfy.model_management.intermediate_device()
@@ -346,13 +345,15 @@ def _seed(search: Search, model, sampling: SamplingSettings) -> Seed:
 
 def one_for_all(cond: dict) -> bool:
     """Whether a guider's condition holds one text for every picture, and no picture or control."""
-    text = cond.get("cross_attn")
+    text, mask = cond.get("cross_attn"), cond.get("mask")
     if text is None or len(text) != 1:
+        return False
+    if mask is not None and mask.ndim > 2 and len(mask) != 1:
         return False
     return cond.keys().isdisjoint(PICTURES)
 
 
-def _require_fit(model, vae, samples: torch.Tensor) -> None:
+def _require_latent(model, samples: torch.Tensor) -> None:
     latent_format = model.get_model_object("latent_format")
     if samples.is_nested:
         raise SeedSelectError(
@@ -371,13 +372,20 @@ def _require_fit(model, vae, samples: torch.Tensor) -> None:
             f"{latent_format.latent_channels}. Make it with 'Empty Latent Image', or encode the "
             "picture with this model's VAE."
         )
-    if vae.latent_dim > samples.ndim - 2:
+
+
+def require_vae(model, vae) -> None:
+    """Raise `SeedSelectError` where the VAE's latents are not those of the model."""
+    latent_format = model.get_model_object("latent_format")
+    dimensions = latent_format.latent_dimensions
+    if vae.latent_dim > dimensions:
         raise SeedSelectError(
             "vae: it is for videos, the model makes pictures. Connect the VAE that belongs to the "
             "checkpoint."
         )
     # A model may work on the VAE's latents with several pixels folded into channels.
-    channels = latent_format.process_out(torch.zeros_like(samples[:1])).shape[1]
+    empty = torch.zeros(1, latent_format.latent_channels, *[2] * dimensions)
+    channels = latent_format.process_out(empty).shape[1]
     if vae.latent_channels != channels:
         raise SeedSelectError(
             f"vae: its latents have {vae.latent_channels} channels, the model's "

@@ -139,6 +139,10 @@ class Search:
             final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
         return final.detach()
 
+    def kept(self) -> str:
+        """What an error message is to end with."""
+        return " The best seed so far is kept." if self.best is not None else ""
+
     def _draws(self) -> int:
         """Runs of the chain that choose the start; none where the first gradient's is the first."""
         s = self.settings
@@ -188,8 +192,8 @@ class Search:
         if not torch.isfinite(gradient).all():
             raise SeedSelectError(
                 "SeedSelect: the gradient is not a number. Half precision may be too coarse for "
-                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate. "
-                "The best seed so far is kept."
+                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate."
+                + self.kept()
             )
         if self.settings.clip_norm:
             norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
@@ -206,7 +210,7 @@ class Search:
             raise SeedSelectError(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "
                 "that model and VAE give a picture with a plain KSampler at these settings (some "
-                "VAEs need --fp32-vae). The best seed so far is kept."
+                "VAEs need --fp32-vae)." + self.kept()
             )
         if self.film:
             losses = losses.joined()

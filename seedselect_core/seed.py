@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import comfy.sample
 import comfy.samplers
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from .errors import SeedSelectError
 
 FORMAT = 1
+NO_STEP = "sigmas: there is no step to denoise. Connect a scheduler with one step or more."
 MAX_VALUES = 2**26  # 256 MiB of float32: 64 latents of 2048 x 2048 pixels, 16 channels
 
 
@@ -72,13 +74,15 @@ class CustomSampling:
     seed: int
 
     def __post_init__(self):
+        if isinstance(self.sigmas, tuple) and len(self.sigmas) < 2:
+            raise SeedSelectError(NO_STEP)
         numbers = isinstance(self.sigmas, tuple) and all(
             type(sigma) is float and 0 <= sigma < 1e9 for sigma in self.sigmas
         )
         rules = [
             (isinstance(self.guider, str) and len(self.guider) <= 100, "guider"),
             (isinstance(self.sampler, str) and len(self.sampler) <= 100, "sampler"),
-            (numbers and 2 <= len(self.sigmas) <= 10_001, "sigmas"),
+            (numbers and len(self.sigmas) <= 10_001, "sigmas"),
             (type(self.seed) is int and 0 <= self.seed < 2**64, "seed"),
         ]
         for holds, name in rules:
@@ -128,15 +132,19 @@ class Seed:
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
 
-    def require_fit(self, model, samples: torch.Tensor | None) -> None:
-        """Raise `SeedSelectError` where this noise was made for another model or size."""
+    def require_fit(self, model, samples: torch.Tensor | None, name: str = "seed") -> None:
+        """Raise `SeedSelectError` where this noise was made for another model or size.
+
+        Args:
+            name: the input's, for the message.
+        """
         latent_format = model.get_model_object("latent_format")
-        name = type(latent_format).__name__
+        kind = type(latent_format).__name__
         channels = latent_format.latent_channels
-        if channels != self.noise.shape[1] or self.latent_format not in ("", name):
+        if channels != self.noise.shape[1] or self.latent_format not in ("", kind):
             raise SeedSelectError(
-                f"seed: made for latents of {self.latent_format or 'another kind'} with "
-                f"{self.noise.shape[1]} channels, but the model's are {name} with {channels}. "
+                f"{name}: made for latents of {self.latent_format or 'another kind'} with "
+                f"{self.noise.shape[1]} channels, but the model's are {kind} with {channels}. "
                 "Load the checkpoint that the seed was optimized with, or optimize a new seed."
             )
         if samples is not None:
@@ -153,6 +161,16 @@ class Seed:
         )
 
     def save(self, path: Path) -> None:
+        """Write the file that `load_seed` reads.
+
+        Raises:
+            SeedSelectError: the noise is too large to be loaded again.
+        """
+        if self.noise.numel() > MAX_VALUES:
+            raise SeedSelectError(
+                f"seed: its noise has {self.noise.numel()} values, a file at most {MAX_VALUES}. "
+                "Make fewer or smaller pictures at a time."
+            )
         facts = asdict(replace(self, noise=None)) | {"format": FORMAT}
         del facts["noise"]
         with torch.inference_mode(False):
@@ -175,6 +193,11 @@ class SeedNoise:
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
         self._seed.require_shape(input_latent["samples"])
+        # The host's RandomNoise leaves PyTorch's own generators in the state from which some
+        # samplers go on; so the draw is made, though what it gives is not used.
+        comfy.sample.prepare_noise(
+            input_latent["samples"], self.seed, input_latent.get("batch_index")
+        )
         return self._seed.noise.clone()
 
 
@@ -213,8 +236,10 @@ def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
         raise SeedSelectError(
             f"seed file: '{name}' has a format that this version cannot read. Update the node pack."
         )
-    if not torch.isfinite(noise).all():
-        raise SeedSelectError(f"seed file: the noise in '{name}' holds values that are no numbers.")
+    if not torch.isfinite(noise).all() or not noise.flatten(1).any(dim=1).all():
+        raise SeedSelectError(
+            f"seed file: the noise in '{name}' holds values that are no numbers, or nothing but 0."
+        )
     sampling, latent_format = facts.get("sampling"), facts.get("latent_format")
     kinds = {frozenset(f.name for f in fields(k)): k for k in (SamplingSettings, CustomSampling)}
     if not isinstance(sampling, dict) or frozenset(sampling) not in kinds:

@@ -26,10 +26,14 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
         The smallest over `STEPS`, or the first below a tenth of `LIMIT`.
     """
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(noise.shape, generator=generator, dtype=torch.float32).to(noise)
+    weights: torch.Tensor | None = None
 
     def value(z: torch.Tensor) -> torch.Tensor:
-        return (weights * chain(z)[-1].to(weights).tanh()).sum()
+        nonlocal weights
+        end = chain(z)[-1].to(noise).tanh()
+        if weights is None:  # a sampler may upscale on the way
+            weights = torch.randn(end.shape, generator=generator, dtype=torch.float32).to(noise)
+        return (weights * end).sum()
 
     z = noise.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(z), z)

@@ -47,8 +47,8 @@ class Targets:
         """Semantic and appearance target of the seeds ``rows`` [b], or those that all share."""
         if self.semantic.ndim == 1 or rows is None:
             return self.semantic, self.appearance
-        rows = rows.to(self.semantic.device)
-        return self.semantic[rows], self.appearance[rows]
+        # The two may be on different devices; rows on the CPU will do for both.
+        return self.semantic[rows.cpu()], self.appearance[rows.cpu()]
 
 
 def build_targets(
@@ -86,6 +86,8 @@ def build_targets(
     views_of_each = embed(references)
     embeddings = torch.stack([centroid(views_of_one) for views_of_one in views_of_each])
     target = centroid(embeddings)
+    # Before the VAE is loaded, which may take the encoder's place.
+    neighbour = None if contrast is None else centroid(embed(contrast).flatten(0, 1))
     pictures = references.resized(*codec.encoding_size(width, height))
     latents = [codec.encode(image[None]) for image in pictures]
     with torch.inference_mode(False), torch.no_grad():
@@ -101,5 +103,5 @@ def build_targets(
         latents.mean(dim=0),
         maps,
         float(spread),
-        None if contrast is None else centroid(embed(contrast).flatten(0, 1)),
+        neighbour,
     )

@@ -36,7 +36,10 @@ def see(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
     """
     seen = [images]
     pictures = images.movedim(-1, 1)
-    for view in views[1:].to(images):
+    height, width = images.shape[1:3]
+    # Maps are of pixels; the grid measures each side by its own length.
+    to_grid = torch.tensor([[1, height / width, 1], [width / height, 1, 1]])
+    for view in (views[1:] * to_grid.to(views)).to(images):
         grid = F.affine_grid(
             view.expand(len(images), 2, 3), list(pictures.shape), align_corners=False
         )

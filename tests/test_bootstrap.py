@@ -41,6 +41,24 @@ def test_a_set_is_found_and_its_seed_draws_it_again():
     torch.testing.assert_close(pictures, made.images[:5], atol=1e-4, rtol=1e-4)
 
 
+def test_pictures_of_several_prompts_are_drawn_again_by_the_same_batch_of_prompts():
+    prompts = torch.cat([tiny.conditioning(seed)[0][0] for seed in (1, 7)])
+    graph = tiny.Graph(latent=tiny.latent(2), positive=[[prompts, {"pooled_output": None}]])
+    seed, made = run(replace(WANTED, angle=0.8, iterations=1), graph=graph)
+    assert made.rows == [0, 1, 1, 0, 0]  # a miss between them
+    assert made.in_seed == [0, 1, 3, 2, 4]
+    with torch.inference_mode():
+        drawn = sample_from_seed(graph.model, graph.positive, graph.negative, seed)
+        pictures = graph.vae.decode(drawn["samples"])
+    torch.testing.assert_close(pictures, made.images[made.in_seed], atol=1e-4, rtol=1e-4)
+
+
+def test_places_end_where_a_prompt_has_no_picture_left():
+    made = PictureSet(torch.empty(0), torch.empty(0), torch.empty(0), rows=[0, 1, 1, 0, 1, 1, 1])
+    assert made.place_by_place(2) == [0, 1, 3, 2]
+    assert made.place_by_place(3) == [0, 1]
+
+
 def test_the_same_number_makes_the_same_set():
     (one, _), (same, _) = run(), run()
     torch.testing.assert_close(one.noise, same.noise, atol=0, rtol=0)

@@ -133,6 +133,11 @@ def test_report_finds_copies_and_duplicates():
     assert nearest(fresh, fresh).max() < 1e-2 < nearest(fresh).min()
 
 
+def test_copies_lie_at_distance_zero_in_large_sets_too():
+    features = torch.randn(20, 16, generator=torch.Generator().manual_seed(3))
+    assert not nearest(torch.nn.functional.normalize(features, dim=1).repeat(2, 1)).any()
+
+
 def test_bins_fit_the_number_of_real_pictures():
     assert [choose_bins(n) for n in (4, 20, 60, 200, 1000)] == [2, 2, 6, 20, 20]
     assert [choose_bins(n, 20) for n in (4, 20, 60, 200)] == [2, 5, 15, 20]

@@ -165,6 +165,26 @@ def test_quantised_layers_give_what_they_give_and_have_a_gradient(layout):
     assert "_forward" not in vars(layer)
 
 
+def test_a_fast_fp8_layer_has_the_gradient_of_its_weight(monkeypatch):
+    """The host multiplies in float8 on some GPUs only; what it gives there has no gradient."""
+    with torch.inference_mode():
+        layer = comfy.ops.fp8_ops.Linear(64, 8, dtype=torch.float8_e4m3fn)
+        layer.weight = torch.nn.Parameter(
+            tiny.normal(8, 64).to(torch.float8_e4m3fn), requires_grad=False
+        )
+        layer.bias = torch.nn.Parameter(tiny.normal(8, seed=1), requires_grad=False)
+    weight = layer.weight.float()
+    monkeypatch.setattr(
+        comfy.ops, "fp8_linear", lambda layer, x: x.clamp_(-448, 448).detach() @ weight.T
+    )
+    x = tiny.normal(3, 5, 64).requires_grad_()
+    with borrowed_weights(layer), quantised_layers(layer):
+        y = layer.forward_comfy_cast_weights(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, x.detach() @ weight.T)
+    torch.testing.assert_close(gradient, weight.sum(0).expand_as(x))
+
+
 def test_quantised_weights_are_viewed():
     with torch.inference_mode():
         weight = QuantizedTensor.from_float(tiny.normal(8, 64), "TensorWiseINT8Layout")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import comfy.hooks
+import comfy.latent_formats
 import comfy.model_management
 import numpy as np
 import pytest
@@ -204,6 +205,18 @@ def test_pictures_are_cropped_to_what_the_vae_can_encode():
 def test_what_does_not_fit_is_named(message, changes):
     with pytest.raises(SeedSelectError, match=message):
         invert(**changes)
+
+
+def test_a_model_that_gives_no_numbers_is_named():
+    model = tiny.model()
+    model.set_model_unet_function_wrapper(lambda apply, given: torch.nan * given["input"])
+    with pytest.raises(SeedSelectError, match="did not give numbers"):
+        invert(model=model)
+
+
+def test_a_vae_of_another_model_is_named():
+    with pytest.raises(SeedSelectError, match=r"^vae: its latents have 4 channels, the model's 16"):
+        invert(model=tiny.model(latent_format=comfy.latent_formats.SD3))
 
 
 def test_hooks_with_keyframes_are_refused():

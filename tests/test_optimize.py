@@ -9,7 +9,7 @@ import torch
 from seedselect_core.encoders import ClipVisionEncoder
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.objective import Losses
-from seedselect_core.optimize import optimize_seed
+from seedselect_core.optimize import one_for_all, optimize_seed
 from seedselect_core.search import Search
 from seedselect_core.seed import SamplingSettings
 from seedselect_core.settings import PRESETS, Settings
@@ -234,6 +234,20 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
     with pytest.raises(SeedSelectError, match=f"the {what} is not a number.*best seed so far"):
         search(chain, far(1.0))
     assert 0 < search.best.total.item() < 1.0
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_is():
+    settings = tiny.settings(iterations=1)
+    with pytest.raises(SeedSelectError, match="the loss is not a number") as error:
+        climb(settings, far(1.0), Hills(lambda noise: noise.flatten(1).mean(1) * float("nan")))
+    assert "kept" not in str(error.value)
+
+
+@pytest.mark.parametrize(("masks", "same"), [(1, True), (2, False)])
+def test_masks_of_several_pictures_are_not_one_for_all(masks, same):
+    assert (
+        one_for_all({"cross_attn": torch.ones(1, 5, 16), "mask": torch.ones(masks, 8, 8)}) == same
+    )
 
 
 # --- the whole of it ------------------------------------------------------------------------------

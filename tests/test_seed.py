@@ -7,6 +7,7 @@ import comfy.latent_formats
 import pytest
 import tiny
 import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from safetensors.torch import save_file
 
 from seedselect_core.errors import SeedSelectError
@@ -125,6 +126,7 @@ HOSTILE = {
     "latent format long": {"latent_format": "x" * 101},
     "noise NaN": {"noise": torch.full((1, 4, 8, 8), float("nan"))},
     "noise infinite": {"noise": torch.full((1, 4, 8, 8), float("inf"))},
+    "noise empty of values": {"noise": torch.zeros(1, 4, 8, 8)},
     "noise half": {"noise": torch.zeros(1, 4, 8, 8, dtype=torch.float16)},
     "noise whole numbers": {"noise": torch.zeros(1, 4, 8, 8, dtype=torch.int32)},
     "noise of three dimensions": {"noise": torch.zeros(4, 8, 8)},
@@ -132,6 +134,22 @@ HOSTILE = {
     "noise empty": {"noise": torch.zeros(0, 4, 8, 8)},
     "another tensor": {"name": "weight"},
 }
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    large = seed(noise=torch.ones(1).expand(2, 4, 4096, 4096))
+    with pytest.raises(SeedSelectError, match=r"^seed: its noise has 134217728 values"):
+        large.save(tmp_path / "large.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_noise_of_a_seed_leaves_the_generators_as_the_hosts_noise_does():
+    states = []
+    for noise in (Noise_RandomNoise(SAMPLING.seed), SeedNoise(seed())):
+        torch.manual_seed(0)
+        noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)})
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 @pytest.mark.parametrize("case", HOSTILE)

@@ -29,7 +29,10 @@ def _as_sampled(compute: Callable, x: torch.Tensor) -> torch.Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """``compute(x)`` for [..., in], with the gradient of ``x @ weight.T`` for [out, in]."""
+    """``compute(x)`` for [..., in], with the gradient of ``x @ weight.T`` for [out, in].
+
+    ``weight(gradient)`` gives the weight on the gradient's device and in its type.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, compute):
@@ -38,10 +41,11 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        weight = ctx.weight
-        if isinstance(weight, QuantizedTensor):
-            weight = weight.dequantize()
-        return gradient @ weight.to(gradient.dtype), None, None
+        return gradient @ ctx.weight(gradient), None, None
+
+
+def _numbers_of(weight: QuantizedTensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda gradient: weight.dequantize().to(gradient)
 
 
 def _linear(compute: Callable, x, weight, bias):
@@ -50,7 +54,7 @@ def _linear(compute: Callable, x, weight, bias):
         return compute(x, weight, bias)
     if not x.requires_grad:
         return _as_sampled(lambda x: compute(x, weight, bias), x)
-    return _StraightThrough.apply(x, weight, lambda x: compute(x, weight, bias))
+    return _StraightThrough.apply(x, _numbers_of(weight), lambda x: compute(x, weight, bias))
 
 
 def _expert(layer, compute: Callable, x, weight, bias, i: int):
@@ -59,7 +63,7 @@ def _expert(layer, compute: Callable, x, weight, bias, i: int):
         return compute(x, weight, bias, i)
     if not x.requires_grad:
         return _as_sampled(lambda x: compute(x, weight, bias, i), x)
-    expert = layer._expert_qt_from(weight, i)
+    expert = _numbers_of(layer._expert_qt_from(weight, i))
     return _StraightThrough.apply(x, expert, lambda x: compute(x, weight, bias, i))
 
 
@@ -67,7 +71,16 @@ def _fast_fp8(layer, compute: Callable, x):
     """In place of ``compute(x)`` of a layer of `comfy.ops.fp8_ops`, which overwrites its input."""
     if not x.requires_grad or layer.weight_function or layer.bias_function:
         return compute(x)
-    return _StraightThrough.apply(x, layer.weight, lambda x: compute(x.clone()))
+
+    def weight(gradient):
+        # It may lie elsewhere, or have a patch that is not in it: the host sees to both per call.
+        cast, bias, stream = comfy.ops.cast_bias_weight(layer, gradient, offloadable=True)
+        try:
+            return cast.clone()
+        finally:
+            comfy.ops.uncast_bias_weight(layer, cast, bias, stream)
+
+    return _StraightThrough.apply(x, weight, lambda x: compute(x.clone()))
 
 
 @contextlib.contextmanager
