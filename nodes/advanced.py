@@ -5,7 +5,6 @@ from comfy_api.latest import io
 from ..seedselect_core.host.differentiable_samplers import sampler_name
 from ..seedselect_core.optimize import optimize_noise
 from ..seedselect_core.seed import CustomSampling
-from ..seedselect_core.vae_codec import host_pictures
 from .encoders import image_encoder
 from .optimize import Display, chosen_settings, descent_inputs, likeness_inputs, outputs
 from .types import ReferenceSetType
@@ -91,4 +90,4 @@ class SeedSelectOptimizeAdvanced(io.ComfyNode):
             on_unfinished=show.keep,
             on_note=show.text,
         )
-        return io.NodeOutput(best, host_pictures(vae, drawn["samples"]), history)
+        return io.NodeOutput(best, show.pictures(vae, drawn, best), history)

@@ -1,12 +1,16 @@
 """The node that makes many different pictures of one concept."""
 
+import math
+
+import comfy.sample
 import torch
 from comfy_api.latest import io
 
 from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
+from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.optimize import PICTURE_BY_PICTURE
 from ..seedselect_core.search import Progress
-from ..seedselect_core.seed import SamplingSettings
+from ..seedselect_core.seed import MAX_VALUES, SamplingSettings
 from ..seedselect_core.settings import PRESETS
 from .encoders import image_encoder
 from .optimize import (
@@ -114,6 +118,7 @@ class DiverseSet(io.ComfyNode):
         **wanted,
     ) -> io.NodeOutput:
         wanted = SetSettings(**wanted)
+        require_file(wanted.count, model, latent)
         sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
         if contrast is None and contrast_prompt is not None:
             contrast = draw_contrast(model, contrast_prompt, negative, vae, latent, sampling)
@@ -132,10 +137,11 @@ class DiverseSet(io.ComfyNode):
             contrast=contrast,
             on_progress=show,
             on_unfinished=show.keep,
+            on_note=show.text,
         )
         report = tell(made, wanted.count)
         show.text(report)
-        return io.NodeOutput(found, made.images[: len(found.noise)], report)
+        return io.NodeOutput(found, made.images[made.in_seed], report)
 
 
 class SetDisplay(Display):
@@ -164,18 +170,35 @@ class SetDisplay(Display):
         self.bar.update_absolute(round(100 * self.reached), 100 * self.count, preview)
 
 
+def require_file(count: int, model, latent: dict) -> None:
+    """Raise `SeedSelectError` where 'Load Seed' would refuse so many pictures in one seed."""
+    samples = comfy.sample.fix_empty_latent_channels(
+        model,
+        latent["samples"],
+        latent.get("downscale_ratio_spacial"),
+        latent.get("downscale_ratio_temporal"),
+    )
+    most = MAX_VALUES // math.prod(samples.shape[1:])
+    if count > most:
+        raise SeedSelectError(
+            f"count: {count} pictures of this size are more than a seed file may hold. Ask for at "
+            f"most {most}."
+        )
+
+
 def tell(made: PictureSet, count: int) -> str:
     """The report: what was kept, what was thrown away, what it cost."""
-    kept = len(made.semantic)
+    kept, shown = len(made.semantic), [made.semantic[i] for i in made.in_seed]
     first, later = made.cost()
-    lines = [f"{min(kept, count)} of {count} pictures found"]
+    lines = [f"{len(shown)} of {count} pictures found"]
+    if len(shown) < min(kept, count):
+        lines.append("Others are left out: their prompt's turn in the batch did not come again.")
     if kept < count:
         if made.misses > made.duplicates:
             hint = "Raise iterations or lower angle: most were farther from the references."
         else:
             hint = "Lower min_distance, raise angle, or give more references: most were alike."
         lines.append(f"Fewer than wanted, all attempts are used up. {hint}")
-    shown = made.semantic[:count]
     lines.append(f"semantic loss: mean {sum(shown) / len(shown):.4f}, worst {max(shown):.4f}")
     lines.append(f"thrown away: {made.duplicates} duplicates, {made.misses} misses")
     lines.append(f"model evaluations a picture: {first:.0f} in the first batch")

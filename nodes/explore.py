@@ -20,7 +20,7 @@ from ..seedselect_core.geometry import (
 from ..seedselect_core.inversion import INVERTIBLE, Inversion, invert_images
 from ..seedselect_core.seed import MAX_VALUES, SamplingSettings, Seed, shape_told
 from ..seedselect_core.vae_codec import host_pictures
-from .types import SeedType
+from .types import SeedType, require_seed
 
 PATHS = {"norm-aware": shell_path, "spherical": spherical_path, "linear": linear_path}
 
@@ -47,13 +47,15 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     """Noise [k, C, ...] of the pictures of both seeds.
 
     Raises:
-        SeedSelectError: they are of another size, kind of latent, or settings; ``names`` are the
-            inputs that the message speaks of.
+        SeedSelectError: one is another pack's, or they are of another size, kind of latent, or
+            settings; ``names`` are the inputs that the message speaks of.
     """
+    a, b = names
+    require_seed(a, first)
     if second is None:
         return first.noise
 
-    a, b = names
+    require_seed(b, second)
     if first.noise.shape[1:] != second.noise.shape[1:]:
         raise SeedSelectError(
             f"{b}: it is for {shape_told(second.noise.shape[1:])}, {a} for "

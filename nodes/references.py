@@ -128,9 +128,11 @@ class LoadReferenceSet(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None = None, **kwargs) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **kwargs) -> str | float:
+        if folder is None:  # comes by a link, and the host does not tell which: run every time
+            return float("nan")
         digest = hashlib.sha256()
-        if folder is not None and folder != NO_FOLDER:
+        if folder != NO_FOLDER:
             for path in list_image_files(_resolve(folder)):
                 stat = path.stat()
                 digest.update(f"{path.name}\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())

@@ -5,7 +5,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..seedselect_core.optimize import sample_from_seed
-from .types import SeedType
+from .types import SeedType, require_seed
 
 FROM_SEED = "from the seed"
 
@@ -67,6 +67,7 @@ class SampleFromSeed(io.ComfyNode):
     def execute(
         cls, model, positive, negative, seed, steps, cfg, sampler_name, scheduler, latent=None
     ) -> io.NodeOutput:
+        require_seed("seed", seed)
         sampling = seed.sampling.override(
             steps=steps or None,
             cfg=cfg if cfg >= 0 else None,

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.seed import Seed, SeedNoise, load_seed
-from .types import SeedType
+from .types import SeedType, require_seed
 
 EXTENSION = ".seed.safetensors"
 
@@ -72,7 +72,10 @@ class SaveSeed(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="seeds/SeedSelect",
-                    tooltip="Name of the file; may contain folders and the host's %date% codes.",
+                    tooltip=(
+                        "Name of the file; may contain folders, and codes such as %year% and "
+                        "%month%."
+                    ),
                 ),
             ],
             outputs=[],
@@ -81,6 +84,7 @@ class SaveSeed(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, filename_prefix) -> io.NodeOutput:
+        require_seed("seed", seed)
         path = save_numbered(seed, filename_prefix)
         return io.NodeOutput(ui=ui.PreviewText(f"Saved {path.name}"))
 
@@ -137,4 +141,5 @@ class SeedToNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed) -> io.NodeOutput:
+        require_seed("seed", seed)
         return io.NodeOutput(SeedNoise(seed))

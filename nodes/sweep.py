@@ -90,6 +90,7 @@ class TradeoffSweep(io.ComfyNode):
             sampling=SamplingSettings(steps, cfg, sampler_name, scheduler, seed),
             on_progress=show,
             on_unfinished=show.keep,
+            on_note=show.text,
         )
         sheet = torch.from_numpy(np.asarray(draw_sheet(sweep), dtype=np.float32) / 255)
         return io.NodeOutput(sheet[None], sweep.images(), sweep.table())

@@ -152,6 +152,7 @@ def make_set(
     contrast: ReferenceSet | None = None,
     on_progress: Callable[[Progress, int], None] | None = None,
     on_unfinished: Callable[[Seed], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Seed, PictureSet]:
     """Make ``wanted.count`` pictures that differ.
 
@@ -215,6 +216,7 @@ def make_set(
                 ],
                 on_progress=show,
                 on_unfinished=under_way.append,
+                on_note=on_note,
             )
             under_way.append(seed)
             images = host_pictures(vae, drawn["samples"]).cpu()

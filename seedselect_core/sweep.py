@@ -104,30 +104,33 @@ def run_sweep(
             "semantic_weights, appearance_weights: both are 0, so nothing pulls the noise "
             "anywhere. Give one of the two lists a number greater than 0."
         )
-    finished = []
+    found: list[Seed] = []  # of all cells so far, at last the best of the one under way
 
-    def keep(best: Seed) -> None:
-        nothing = {"semantic": [], "first_semantic": [], "total": []}
-        on_unfinished(replace(best, noise=torch.cat([*finished, best.noise]), **nothing))
-
-    for pair in sweep.pairs():
-        seed, drawn, history = optimize_seed(
-            **inputs,
-            settings=replace(settings, semantic_weight=pair[0], appearance_weight=pair[1]),
-            on_progress=on_progress and (lambda p, pair=pair: on_progress(p, sweep, pair)),
-            on_unfinished=on_unfinished and keep,
-        )
-        # The row of the history that each seed's best noise comes from.
-        places = [
-            max(row for row, totals in enumerate(history.total) if totals[i] == total)
-            for i, total in enumerate(seed.total)
-        ]
-        appearance = [history.appearance[row][i] for i, row in enumerate(places)]
-        sweep.cells[pair] = Cell(
-            host_pictures(inputs["vae"], drawn["samples"]).cpu(),
-            (sum(seed.semantic) / len(seed.semantic), sum(appearance) / len(appearance)),
-        )
-        finished.append(seed.noise)
+    try:
+        for pair in sweep.pairs():
+            seed, drawn, history = optimize_seed(
+                **inputs,
+                settings=replace(settings, semantic_weight=pair[0], appearance_weight=pair[1]),
+                on_progress=on_progress and (lambda p, pair=pair: on_progress(p, sweep, pair)),
+                on_unfinished=found.append,
+            )
+            found.append(seed)
+            # The row of the history that each seed's best noise comes from.
+            places = [
+                max(row for row, totals in enumerate(history.total) if totals[i] == total)
+                for i, total in enumerate(seed.total)
+            ]
+            appearance = [history.appearance[row][i] for i, row in enumerate(places)]
+            sweep.cells[pair] = Cell(
+                host_pictures(inputs["vae"], drawn["samples"]).cpu(),
+                (sum(seed.semantic) / len(seed.semantic), sum(appearance) / len(appearance)),
+            )
+    except BaseException:
+        if found and on_unfinished is not None:
+            nothing = {"semantic": [], "first_semantic": [], "total": []}
+            noise = torch.cat([seed.noise for seed in found])
+            on_unfinished(replace(found[-1], noise=noise, **nothing))
+        raise
     return sweep
 
 

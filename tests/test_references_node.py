@@ -84,7 +84,24 @@ def test_node_runs_again_when_a_file_changes(load_node):
     (place / "c.png").unlink()
     prints.append(node.fingerprint_inputs(folder="letters/rare"))
     assert len(set(prints[:4])) == 4 and prints[4] == prints[1]
-    assert node.fingerprint_inputs(folder="(none)") == node.fingerprint_inputs(folder=None)
+    assert node.fingerprint_inputs(folder="(none)") == node.fingerprint_inputs(folder="(none)")
+
+
+def test_node_runs_every_time_when_the_folder_comes_by_a_link(load_node, monkeypatch):
+    """The host's own answer, which it compares with the one of the run before."""
+    import execution
+    from comfy_execution.graph import DynamicPrompt
+
+    import nodes as host_nodes
+
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "LoadRefs", load_node[0])
+
+    def fingerprint(folder):
+        prompt = {"1": {"class_type": "LoadRefs", "inputs": {"folder": folder, "seed": 0}}}
+        return asyncio.run(execution.IsChangedCache("id", DynamicPrompt(prompt), None).get("1"))
+
+    assert fingerprint(["0", 0]) != fingerprint(["0", 0])
+    assert fingerprint("(none)") == fingerprint("(none)")
 
 
 @pytest.mark.parametrize(

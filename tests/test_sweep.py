@@ -54,7 +54,8 @@ def test_a_pair_of_zeros_is_left_out():
         sweep((0.0,), (0.0,))
 
 
-def test_progress_and_cancel():
+@pytest.mark.parametrize("early", [False, True])
+def test_progress_and_cancel(early):
     class Stop(Exception):
         pass
 
@@ -62,14 +63,35 @@ def test_progress_and_cancel():
 
     def stop_in_the_second(progress, so_far, pair):
         seen.append((len(so_far.cells), pair))
-        if so_far.cells and progress.new_best:
+        if so_far.cells and (progress.new_best or early):
             raise Stop
 
     with pytest.raises(Stop):
         sweep((10.0,), (0.0, 1.0), on_progress=stop_in_the_second, on_unfinished=kept.append)
     assert set(seen) == {(0, (10.0, 0.0)), (1, (10.0, 1.0))}
     (seed,) = kept
-    assert seed.noise.shape == (4, 4, 8, 8)  # two of the finished cell, two under way
+    # Two of the finished cell, and of the one under way where a picture of it was seen.
+    assert seed.noise.shape == (2 if early else 4, 4, 8, 8)
+    assert seed.semantic == []
+
+
+def test_an_error_between_two_cells_keeps_what_was_found(monkeypatch):
+    """The second cell is searched to its end, and then its pictures cannot be decoded."""
+    graph = tiny.Graph(latent=tiny.latent(2))
+    real, kept, calls = graph.vae.decode, [], []
+
+    def fails_at_the_second(samples):
+        calls.append(samples)
+        if len(calls) == 2:
+            raise tiny.Broken
+        return real(samples)
+
+    monkeypatch.setattr(graph.vae, "decode", fails_at_the_second)
+    with pytest.raises(tiny.Broken):
+        sweep((10.0,), (0.0, 1.0), graph, on_unfinished=kept.append)
+    (seed,) = kept
+    assert seed.noise.shape == (4, 4, 8, 8)
+    assert (seed.noise[:2] != seed.noise[2:]).any()
 
 
 @pytest.mark.parametrize("text", ["", "1, two", "1,,2", "-1", "nan", "inf", "1, 1.0"])

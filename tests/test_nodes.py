@@ -1,0 +1,137 @@
+"""What nodes do around the core: keep what would be lost, and refuse what cannot go well."""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import folder_paths
+import pytest
+import tiny
+import torch
+
+
+@pytest.fixture
+def nodes(tmp_path, monkeypatch):
+    """Imports a module of nodes/ out of the pack as a package, as the host does."""
+    import server
+
+    pack = types.ModuleType("seedselect_pack_under_test")
+    pack.__path__ = [str(Path(__file__).parents[1])]
+    monkeypatch.setitem(sys.modules, pack.__name__, pack)
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    screen = types.SimpleNamespace(send_progress_text=lambda text, node: None)
+    monkeypatch.setattr(server.PromptServer, "instance", screen, raising=False)
+    yield lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
+    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
+        del sys.modules[name]
+
+
+def run(node, **inputs):
+    """One run in the host's own way."""
+    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with torch.inference_mode():
+        return clone.execute(**inputs).args
+
+
+SAMPLING = {"seed": 5, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+@pytest.mark.parametrize("kind", ["optimize", "advanced"])
+def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
+    nodes, kind, tmp_path, monkeypatch
+):
+    module = nodes(kind)
+    own = nodes("seeds")
+    seed = own.Seed(tiny.normal(2, 4, 8, 8, seed=1), nodes("optimize").SamplingSettings(**SAMPLING))
+    found = (seed, {"samples": seed.noise}, None)
+    name = {"optimize": "optimize_seed", "advanced": "optimize_noise"}[kind]
+    monkeypatch.setattr(module, name, lambda *args, **more: found)
+
+    class Vae:
+        def decode(self, samples):
+            raise tiny.Broken
+
+    inputs = dict.fromkeys(["positive", "negative", "references", "latent"])
+    inputs |= {"vae": Vae(), "clip_vision": tiny.clip_vision(), "preset": "default"}
+    if kind == "optimize":
+        node = module.SeedSelectOptimize
+        inputs |= {"model": None} | SAMPLING
+    else:
+        node = module.SeedSelectOptimizeAdvanced
+        del inputs["positive"], inputs["negative"]
+        inputs |= {"guider": None, "sampler": None, "sigmas": torch.tensor([1.0, 0.0])}
+        inputs |= {"noise": types.SimpleNamespace(seed=5), "check_gradient": False}
+        monkeypatch.setattr(module, "sampler_name", lambda sampler: "euler")
+    with pytest.raises(tiny.Broken):
+        run(node, **inputs)
+    (file,) = (tmp_path / "seeds").glob("unfinished*")
+    assert torch.equal(own.load_seed(file).noise, seed.noise)
+
+
+def test_preview_of_values_beyond_white_and_black(nodes):
+    pictures = torch.tensor([-0.01, 1.01]).view(2, 1, 1, 1).expand(2, 1, 1, 3)
+    sheet = nodes("optimize").grid(pictures)
+    assert [sheet.getpixel((x, 0)) for x in (0, 1)] == [(0,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize(
+    ("module", "node", "inputs", "named"),
+    [
+        ("sample", "SampleFromSeed", ["seed"], "seed"),
+        ("seeds", "SaveSeed", ["seed"], "seed"),
+        ("seeds", "SeedToNoise", ["seed"], "seed"),
+        ("explore", "SeedCentroid", ["seed"], "seed"),
+        ("explore", "SeedCentroid", ["seed", "other_seed"], "other_seed"),
+        ("explore", "InterpolateSeeds", ["seed_a", "seed_b"], "seed_a"),
+        ("explore", "InterpolateSeeds", ["seed_a", "seed_b"], "seed_b"),
+        ("optimize", "SeedSelectOptimize", ["start"], "start"),
+    ],
+)
+def test_a_seed_of_another_pack_is_refused(nodes, module, node, inputs, named):
+    """Of that type name, but a number in a dict."""
+    own = nodes("seeds").Seed(tiny.normal(1, 4, 8, 8, seed=1), None)
+    node = getattr(nodes(module), node)
+    given = {i.id: getattr(i, "default", None) for i in node.GET_SCHEMA().inputs if not i.optional}
+    given |= dict.fromkeys(inputs, own) | {named: {"seed": 7}}
+    with pytest.raises(ValueError, match=f"^{named}: .*another node pack's SEED.*dict"):
+        run(node, **given)
+
+
+def test_every_node_that_takes_a_seed_is_tried_above(nodes):
+    (marks,) = test_a_seed_of_another_pack_is_refused.pytestmark
+    tried = {(node, named) for _, node, _, named in marks.args[1]}
+    folder = Path(__file__).parents[1] / "nodes"
+    found = set()
+    for path in folder.glob("[a-z]*.py"):
+        module = nodes(path.stem)
+        for node in vars(module).values():
+            if getattr(node, "__module__", "") == module.__name__ and hasattr(node, "GET_SCHEMA"):
+                ids = (i.id for i in node.GET_SCHEMA().inputs if i.get_io_type() == "SEED")
+                found |= {(node.__name__, i) for i in ids}
+    assert found == tried
+
+
+def test_a_set_that_no_file_could_hold_is_refused(nodes):
+    """Before the run, and by the size of the model's latents: an empty one has 4 channels here."""
+    module = nodes("diverse")
+    model = tiny.model()
+    model.get_model_object("latent_format").latent_channels = 16
+    given = dict.fromkeys(i.id for i in module.DiverseSet.GET_SCHEMA().inputs) | SAMPLING
+    given |= {"preset": "default", "subset": 3, "angle": 0.7, "iterations": 3, "min_distance": 0.0}
+    given |= {"model": model, "latent": {"samples": torch.zeros(1, 4, 128, 128)}}
+    with pytest.raises(ValueError, match=r"^count: 257 pictures .* at most 256\.$"):
+        run(module.DiverseSet, count=257, **{k: v for k, v in given.items() if k != "count"})
+    module.require_file(256, model, given["latent"])
+
+
+def test_what_is_kept_goes_into_as_many_files_as_it_needs(nodes, tmp_path, monkeypatch):
+    module, own = nodes("optimize"), nodes("seeds")
+    monkeypatch.setattr(module, "MAX_VALUES", 2 * 4 * 8 * 8)
+    seed = own.Seed(
+        tiny.normal(5, 4, 8, 8), module.SamplingSettings(**SAMPLING), semantic=[0.5] * 5
+    )
+    module.Display("1").keep(seed)
+    files = sorted(tmp_path.glob("seeds/*"))
+    kept = torch.cat([own.load_seed(path).noise for path in files])
+    assert len(files) == 3 and torch.equal(kept, seed.noise)
