@@ -2,8 +2,8 @@
 
 python3 scripts/host.py bench presets [--letters DBJ] [--seeds 8] [--only NAME ...]
 
-Rare letters of which no figure is reported are optimized under each variant below, both judges
-read the results. Writes ``results/presets.json``; with ``--only`` the other lines there stay.
+Three rare letters, on fonts of their own, are optimized under each variant below, both judges read
+the results. Writes ``results/presets.json``; with ``--only`` the other lines there stay.
 """
 
 import argparse
