@@ -1,5 +1,6 @@
 """How the quality benchmark counts: cost, intervals, draws."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from test_optimize import run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import quality
 from claims import common
 from claims.intervals import mean_and_interval
 
@@ -76,3 +78,28 @@ def test_draws_differ_and_repeat():
 def test_the_letters_held_out_are_not_those_of_the_presets():
     assert not set(common.HELD_OUT) & set("DBJ")
     assert common.HELD_OUT == "KPCS"
+
+
+def test_units_are_kept_apart_by_what_they_depend_on_and_not_by_their_summary(tmp_path):
+    source = """
+NAME = "one"
+def run():
+    return 1
+def summarise(found):
+    return 1
+"""
+
+    def place(name: str, text: str) -> Path:
+        file = tmp_path / f"{name}.py"
+        file.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return quality.folder_of(module, False)
+
+    first = place("first", source)
+    assert place("same", source) == first
+    assert (
+        place("told", source.replace("(found):\n    return 1", "(found):\n    return 2")) == first
+    )
+    assert place("done", source.replace("run():\n    return 1", "run():\n    return 2")) != first
