@@ -285,13 +285,14 @@ def goals() -> str:
     colours = rare["with"]["colours"]["mean"]
     row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
 
-    entries = section("rivals")["summary"]["table"]
-    for budget in sorted({entry["budget"] for entry in entries}):
-        own = {e["method"]: e["right"]["mean"] for e in entries if e["budget"] == budget}
-        ours = own.pop("ours")
-        best = max(own, key=own.get)
-        measured = f"{ours:.1%}; best rival {best}, {own[best]:.1%}"
-        row(f"ours on the front at {budget} evaluations", measured, ours >= own[best])
+    summary = section("rivals")["summary"]
+    for budget, found in summary["ahead"].items():
+        own = {
+            e["method"]: e["right"]["mean"] for e in summary["table"] if e["budget"] == int(budget)
+        }
+        best, gap = found["best rival"], found["gap"]
+        measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
+        row(f"ours on the front at {budget} evaluations", measured, gap["mean"] >= 0)
 
     share = section("sets")["summary"]["table"]["all"]
     cost = share["later_share"]

@@ -140,4 +140,20 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
                         },
                     }
                 )
-    return {"table": table}
+    ahead = {}
+    for budget in dict.fromkeys(entry["budget"] for entry in table):
+        means = {e["method"]: e["right"]["mean"] for e in table if e["budget"] == budget}
+        best = max((method for method in means if method != "ours"), key=means.get)
+        of = {
+            (unit["method"], unit["letter"], unit["draw"]): unit["right"]
+            for unit in found.values()
+            if unit["budget"] == budget
+        }
+        # Picture by picture: the first noise of a letter and draw is the same for both.
+        gaps = [
+            (letter, [o - t for o, t in zip(right, of[best, letter, draw], strict=True)])
+            for (method, letter, draw), right in of.items()
+            if method == "ours"
+        ]
+        ahead[budget] = {"best rival": best, "gap": mean_and_interval(gaps)}
+    return {"table": table, "ahead": ahead}
