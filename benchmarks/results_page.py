@@ -245,10 +245,11 @@ def classification() -> str:
         points = [rows[arm]["rare"] for rows in shots.values()]
         places = [index + (number - len(arms) / 2) * 0.12 for index in range(len(shots))]
         heights = [point["mean"] for point in points]
-        axes.bar(places, heights, 0.11, yerr=error_bars(points), color=colour, label=arm)
+        bars = error_bars(points)
+        axes.bar(places, heights, 0.11, yerr=bars, color=colour, ecolor="#777777", label=arm)
     axes.set_xticks(range(len(shots)), list(shots))
     axes.set(ylabel="accuracy on the rare letters", ylim=(0, 1))
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=7, ncols=4, frameon=False)
     rows = [
         [
             arm,
