@@ -1,8 +1,10 @@
 """Puts the host's real classes in reach of every test: on the CPU, with folders of their own."""
 
+import importlib
 import os
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,14 @@ class _RootIsNoPackage:
 
 def pytest_configure(config):
     config.pluginmanager.register(_RootIsNoPackage())
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Imports a module of nodes/ by name, out of the pack as a package, as the host does."""
+    pack = types.ModuleType("seedselect_pack_under_test")
+    pack.__path__ = [str(REPO)]
+    monkeypatch.setitem(sys.modules, pack.__name__, pack)
+    yield lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
+    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
+        del sys.modules[name]

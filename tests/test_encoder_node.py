@@ -1,9 +1,6 @@
 """The node "Load OpenCLIP Encoder", and the input that takes its encoder or a CLIP_VISION."""
 
-import importlib
 import json
-import sys
-import types
 from pathlib import Path
 
 import folder_paths
@@ -17,14 +14,8 @@ TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers"
 
 
 @pytest.fixture
-def module(monkeypatch):
-    """The module out of the pack as a package, as the host imports it."""
-    pack = types.ModuleType("seedselect_pack_under_test")
-    pack.__path__ = [str(Path(__file__).parents[1])]
-    monkeypatch.setitem(sys.modules, pack.__name__, pack)
-    yield importlib.import_module(f"{pack.__name__}.nodes.encoders")
-    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
-        del sys.modules[name]
+def module(nodes):
+    return nodes("encoders")
 
 
 @pytest.fixture
@@ -60,9 +51,9 @@ def test_its_encoder_and_clip_vision_fit_the_same_input(module, weights):
     schema = module.LoadOpenClip.GET_SCHEMA()
     (checkpoint,) = (i for i in schema.inputs if i.id == "checkpoint")
     assert checkpoint.options == [weights]
-    clone = module.LoadOpenClip.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        (encoder,) = clone.execute(architecture=" tiny-node-ViT", checkpoint=weights).args
+    (encoder,) = tiny.run_node(
+        module.LoadOpenClip, architecture=" tiny-node-ViT", checkpoint=weights
+    ).args
     assert module.image_encoder(encoder) is encoder
     images = torch.rand(2, 40, 48, 3, generator=torch.Generator().manual_seed(1))
     assert encoder(images).shape == (2, 16)
@@ -76,8 +67,8 @@ def test_its_encoder_judges_a_whole_optimization(module, weights):
     """Its weights are made in inference mode, as a node's are, and lent to autograd."""
     from test_optimize import run
 
-    clone = module.LoadOpenClip.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        (encoder,) = clone.execute(architecture="tiny-node-ViT", checkpoint=weights).args
+    (encoder,) = tiny.run_node(
+        module.LoadOpenClip, architecture="tiny-node-ViT", checkpoint=weights
+    ).args
     _, _, history = run(tiny.Graph(encoder=encoder))
     assert len({tuple(row) for row in history.semantic}) == 3

@@ -1,8 +1,5 @@
 """The nodes "Invert Image To Seed", "Seed Centroid" and "Interpolate Seeds"."""
 
-import importlib
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +12,12 @@ from seedselect_core.seed import CustomSampling
 
 
 @pytest.fixture
-def explore(monkeypatch):
-    """The module out of the pack as a package, as the host imports it."""
-    pack = types.ModuleType("seedselect_pack_under_test")
-    pack.__path__ = [str(Path(__file__).parents[1])]
-    monkeypatch.setitem(sys.modules, pack.__name__, pack)
-    yield importlib.import_module(f"{pack.__name__}.nodes.explore")
-    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
-        del sys.modules[name]
+def explore(nodes):
+    return nodes("explore")
 
 
 def run(node, **inputs):
-    """One run in the host's own way."""
-    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        return clone.execute(**inputs).args
+    return tiny.run_node(node, **inputs).args
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What nodes do around the core: keep what would be lost, and refuse what cannot go well."""
 
-import importlib
-import sys
 import types
 from pathlib import Path
 
@@ -11,27 +9,18 @@ import tiny
 import torch
 
 
-@pytest.fixture
-def nodes(tmp_path, monkeypatch):
-    """Imports a module of nodes/ out of the pack as a package, as the host does."""
+@pytest.fixture(autouse=True)
+def host(tmp_path, monkeypatch):
+    """Of the running host what nodes write to."""
     import server
 
-    pack = types.ModuleType("seedselect_pack_under_test")
-    pack.__path__ = [str(Path(__file__).parents[1])]
-    monkeypatch.setitem(sys.modules, pack.__name__, pack)
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     screen = types.SimpleNamespace(send_progress_text=lambda text, node: None)
     monkeypatch.setattr(server.PromptServer, "instance", screen, raising=False)
-    yield lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
-    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
-        del sys.modules[name]
 
 
 def run(node, **inputs):
-    """One run in the host's own way."""
-    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        return clone.execute(**inputs).args
+    return tiny.run_node(node, **inputs).args
 
 
 SAMPLING = {"seed": 5, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}

@@ -1,14 +1,13 @@
 """The node "Load Reference Set", in the host's own classes."""
 
 import asyncio
-import importlib
 import os
-import sys
 import types
 from pathlib import Path
 
 import folder_paths
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -18,14 +17,11 @@ def save(path: Path) -> None:
 
 
 @pytest.fixture
-def load_node(tmp_path, monkeypatch):
-    """The node out of the pack as a package, as the host imports it, on an input folder of ours."""
+def load_node(nodes, tmp_path, monkeypatch):
+    """The node on an input folder of ours."""
     import server
 
-    pack = types.ModuleType("seedselect_pack_under_test")
-    pack.__path__ = [str(Path(__file__).parents[1])]
-    monkeypatch.setitem(sys.modules, pack.__name__, pack)
-    module = importlib.import_module(f"{pack.__name__}.nodes.references")
+    module = nodes("references")
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     texts = []
@@ -33,17 +29,13 @@ def load_node(tmp_path, monkeypatch):
     monkeypatch.setattr(server.PromptServer, "instance", screen, raising=False)
     (tmp_path / "input" / "letters" / "rare").mkdir(parents=True)
     save(tmp_path / "input" / "letters" / "rare" / "a.png")
-    yield module.LoadReferenceSet, tmp_path / "input", texts
-    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
-        del sys.modules[name]
+    return module.LoadReferenceSet, tmp_path / "input", texts
 
 
 def run_node(node, folder: str, **inputs):
-    """One run in the host's own way, with defaults for whatever is not given."""
+    """One run, with defaults for whatever is not given."""
     defaults = {"crop": "center", "background": "#FFFFFF", "limit": 5, "order": "name", "seed": 0}
-    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        return clone.execute(folder=folder, **(defaults | inputs))
+    return tiny.run_node(node, folder=folder, **(defaults | inputs))
 
 
 def test_node_lists_folders_and_explains_every_input(load_node):

@@ -1,11 +1,9 @@
 """The node "Diversity Report", in the host's own classes, on the pocket model's image encoder."""
 
-import importlib
-import sys
-import types
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings
@@ -16,14 +14,8 @@ REFERENCES = Path(__file__).parents[1] / "pocket" / "references"
 
 
 @pytest.fixture
-def module(monkeypatch):
-    """The node's file out of the pack as a package, as the host imports it."""
-    pack = types.ModuleType("seedselect_pack_under_test")
-    pack.__path__ = [str(Path(__file__).parents[1])]
-    monkeypatch.setitem(sys.modules, pack.__name__, pack)
-    yield importlib.import_module(f"{pack.__name__}.nodes.report")
-    for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
-        del sys.modules[name]
+def module(nodes):
+    return nodes("report")
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +29,7 @@ def pictures(letters: str, numbers=range(8)) -> torch.Tensor:
 
 
 def run_node(node, **inputs):
-    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
-    with torch.inference_mode():
-        return clone.execute(**({"bins": 0} | inputs))
+    return tiny.run_node(node, **({"bins": 0} | inputs))
 
 
 def test_every_input_and_output_is_explained(module):
