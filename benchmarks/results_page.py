@@ -6,6 +6,8 @@ Nothing on that page is typed by hand but the sentences between the figures.
 """
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import matplotlib
@@ -45,6 +47,18 @@ def told(result: dict) -> str:
         f"*`python3 scripts/host.py bench quality --only {result['section']}`; measured at commit "
         f"{commits}, {result['machine']}, torch {result['torch']}, "
         f"{result['core_seconds'] / 60:.0f} minutes of one core.*"
+    )
+
+
+def current(name: str) -> bool:
+    """Whether a section was measured, all of it with the code as it is now."""
+    if not (FIGURES / f"{name}.json").exists():
+        return False
+    shared = ["seedselect_core", "pocket", "benchmarks/claims/common.py"]
+    compare = ["git", "diff", "--quiet"]
+    return not any(
+        subprocess.run([*compare, commit.rstrip("*"), "--", *shared], cwd=REPO).returncode
+        for commit in section(name)["commits"]
     )
 
 
@@ -265,57 +279,67 @@ def classification() -> str:
 
 
 def goals() -> str:
-    """Each goal, the figure, and whether it is met."""
+    """Each goal of the sections that are current, the figure, and whether it is met."""
     rows = []
 
     def row(goal: str, measured: str, met: bool) -> None:
         rows.append([goal, measured, "yes" if met else "**no**"])
 
-    buckets = section("frequency")["summary"]["buckets"]
-    rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
-    right = rare["with"]["right"]["mean"]
-    row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
-    start = rare["without"]["right"]["mean"]
-    row("from under 30 % without", f"{start:.1%}", start < 0.3)
-    both = section("thorough")["summary"]["all"]
-    most, usual = (both[preset]["right"]["mean"] for preset in ("thorough", "default"))
-    measured = f"{most:.1%}; the default on the same pictures {usual:.1%}"
-    row("97 % at four times the cost (preset *thorough*)", measured, most >= 0.97)
-    change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
-    row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
-    colours = rare["with"]["colours"]["mean"]
-    row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
-
-    summary = section("rivals")["summary"]
-    for budget, found in summary["ahead"].items():
-        own = {
-            e["method"]: e["right"]["mean"] for e in summary["table"] if e["budget"] == int(budget)
-        }
-        best, gap = found["best rival"], found["gap"]
-        measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
-        row(f"ours on the front at {budget} evaluations", measured, gap["mean"] >= 0)
-
-    share = section("sets")["summary"]["table"]["all"]
-    cost = share["later_share"]
-    row("a later picture costs a third of the first", f"{cost:.0%}", cost <= 1 / 3)
-    first, later = share["right_first"]["mean"], share["right_later"]["mean"]
-    row("and is as often right", f"{later:.1%}, the first {first:.1%}", later >= first - 0.02)
-
-    for eye, found in section("diversity")["summary"]["table"].items():
-        real, made = found["mean"]["real"], found["mean"]["seedselect"]
-        ratio = made["entropy"] / real["entropy"] - 1
-        row(f"entropy within 5 % of real glyphs', seen by {eye}", f"{ratio:+.1%}", ratio >= -0.05)
-        measured = f"{made['ndb']:.2f}, real {real['ndb']:.2f}"
-        row(f"NDB at most twice theirs, seen by {eye}", measured, made["ndb"] <= 2 * real["ndb"])
-
-    for shots, found in section("classification")["summary"]["table"].items():
-        best, gain = found["best rival"], found["gain"]
-        theirs = found["arms"][best]["rare"]["mean"]
-        measured = f"{signed(gain['rare'])} over {best} ({theirs:.1%})"
-        met = gain["rare"]["mean"] >= 0.1
-        row(f"rare classes 10 points above the best rival, {shots}", measured, met)
-        met = gain["frequent"]["mean"] >= -0.005
-        row(f"no loss on the others, {shots}", signed(gain["frequent"]), met)
+    if current("frequency"):
+        buckets = section("frequency")["summary"]["buckets"]
+        rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
+        right = rare["with"]["right"]["mean"]
+        row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
+        start = rare["without"]["right"]["mean"]
+        row("from under 30 % without", f"{start:.1%}", start < 0.3)
+        change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
+        row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
+        colours = rare["with"]["colours"]["mean"]
+        row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
+    if current("thorough"):
+        both = section("thorough")["summary"]["all"]
+        most, usual = (both[preset]["right"]["mean"] for preset in ("thorough", "default"))
+        measured = f"{most:.1%}; the default on the same pictures {usual:.1%}"
+        row("97 % at four times the cost (preset *thorough*)", measured, most >= 0.97)
+    if current("rivals"):
+        summary = section("rivals")["summary"]
+        for budget, found in summary["ahead"].items():
+            own = {
+                e["method"]: e["right"]["mean"]
+                for e in summary["table"]
+                if e["budget"] == int(budget)
+            }
+            best, gap = found["best rival"], found["gap"]
+            measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
+            row(f"ours on the front at {budget} evaluations", measured, gap["mean"] >= 0)
+    if current("sets"):
+        share = section("sets")["summary"]["table"]["all"]
+        cost = share["later_share"]
+        row("a later picture costs a third of the first", f"{cost:.0%}", cost <= 1 / 3)
+        first, later = share["right_first"]["mean"], share["right_later"]["mean"]
+        row("and is as often right", f"{later:.1%}, the first {first:.1%}", later >= first - 0.02)
+    if current("diversity"):
+        for eye, found in section("diversity")["summary"]["table"].items():
+            real, made = found["mean"]["real"], found["mean"]["seedselect"]
+            ratio = made["entropy"] / real["entropy"] - 1
+            row(
+                f"entropy within 5 % of real glyphs', seen by {eye}",
+                f"{ratio:+.1%}",
+                ratio >= -0.05,
+            )
+            measured = f"{made['ndb']:.2f}, real {real['ndb']:.2f}"
+            row(
+                f"NDB at most twice theirs, seen by {eye}", measured, made["ndb"] <= 2 * real["ndb"]
+            )
+    if current("classification"):
+        for shots, found in section("classification")["summary"]["table"].items():
+            best, gain = found["best rival"], found["gain"]
+            theirs = found["arms"][best]["rare"]["mean"]
+            measured = f"{signed(gain['rare'])} over {best} ({theirs:.1%})"
+            met = gain["rare"]["mean"] >= 0.1
+            row(f"rare classes 10 points above the best rival, {shots}", measured, met)
+            met = gain["frequent"]["mean"] >= -0.005
+            row(f"no loss on the others, {shots}", signed(gain["frequent"]), met)
     return table(["goal", "measured", "met"], rows)
 
 
@@ -328,11 +352,13 @@ PARTS = {
 def main() -> None:
     template = (Path(__file__).parent / "results_page.template.md").read_text()
     for name, part in PARTS.items():
-        measured = (FIGURES / f"{name}.json").exists()
-        missing = f"*Not measured yet: `python3 scripts/host.py bench quality --only {name}`.*"
-        template = template.replace(f"<!-- {name} -->", part() if measured else missing)
-    if all((FIGURES / f"{name}.json").exists() for name in PARTS):
-        template = template.replace("<!-- goals -->", goals())
+        command = f"`python3 scripts/host.py bench quality --only {name}`"
+        missing = f"*Not measured with the code as it is now: {command}.*"
+        template = template.replace(f"<!-- {name} -->", part() if current(name) else missing)
+        if not current(name):  # nor what is said of its figures
+            template = re.sub(rf"<!-- with {name} -->.*?<!-- end -->\n", "", template, flags=re.S)
+    template = re.sub(r"<!-- (with \w+|end) -->\n", "", template)
+    template = template.replace("<!-- goals -->", goals())
     PAGE.write_text(template)
     print(f"wrote {PAGE}")
 
