@@ -2,13 +2,12 @@
 
 import math
 
-import comfy.sample
 import torch
 from comfy_api.latest import io
 
 from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
 from ..seedselect_core.errors import SeedSelectError
-from ..seedselect_core.optimize import PICTURE_BY_PICTURE
+from ..seedselect_core.optimize import PICTURE_BY_PICTURE, latent_samples
 from ..seedselect_core.search import Progress
 from ..seedselect_core.seed import MAX_VALUES, SamplingSettings
 from ..seedselect_core.settings import PRESETS
@@ -172,13 +171,7 @@ class SetDisplay(Display):
 
 def require_file(count: int, model, latent: dict) -> None:
     """Raise `SeedSelectError` where 'Load Seed' would refuse so many pictures in one seed."""
-    samples = comfy.sample.fix_empty_latent_channels(
-        model,
-        latent["samples"],
-        latent.get("downscale_ratio_spacial"),
-        latent.get("downscale_ratio_temporal"),
-    )
-    most = MAX_VALUES // math.prod(samples.shape[1:])
+    most = MAX_VALUES // math.prod(latent_samples(model, latent).shape[1:])
     if count > most:
         raise SeedSelectError(
             f"count: {count} pictures of this size are more than a seed file may hold. Ask for at "

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from dataclasses import replace
 
 import comfy.samplers
 import comfy.utils
@@ -130,10 +129,9 @@ class Display:
     def keep(self, best: Seed) -> None:
         """Save what an error or Cancel would lose, and say where it is."""
         parts = best.noise.split(max(1, MAX_VALUES // best.noise[0].numel()))  # a file's most
-        if len(parts) > 1:
-            best = replace(best, semantic=[], first_semantic=[], total=[])
         for noise in parts:
-            path = save_numbered(replace(best, noise=noise), "seeds/unfinished")
+            one = best if len(parts) == 1 else best.with_noise(noise)
+            path = save_numbered(one, "seeds/unfinished")
         logging.info("SeedSelect: the best seed so far is in %s", path)
         self.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
 
@@ -304,6 +302,12 @@ def descent_inputs() -> list:
         ),
         whole("views", "Slightly moved views of each picture that the encoder compares.", 1, 64),
         whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
+        whole(
+            "draft_steps",
+            "Candidates are compared by drafts in so few steps; 0: each is drawn in full.",
+            0,
+            10000,
+        ),
         whole("neighbours", "Then so many tries nearby, without a gradient.", 0, 10000),
         number("neighbour_angle", "How far those are: radians, 1.57 is anywhere.", 1.571, 0.01),
         whole(

@@ -197,7 +197,7 @@ def make_set(
                 parents = made.parents(batch, same_prompt, generator)
                 fresh = torch.randn(seed.noise.shape, generator=generator)
                 turned = rotate_towards(made.noise[parents], fresh, wanted.angle)
-                start = replace(seed, noise=turned)
+                start = seed.with_noise(turned)
             seed, drawn, history = optimize_seed(
                 model,
                 positive,
@@ -234,8 +234,7 @@ def make_set(
     except BaseException:
         found = [*([] if made is None else [made.noise]), *(best.noise for best in under_way)]
         if found and on_unfinished is not None:
-            nothing = {"semantic": [], "first_semantic": [], "total": []}
-            on_unfinished(replace((under_way or [seed])[0], noise=torch.cat(found), **nothing))
+            on_unfinished((under_way or [seed])[0].with_noise(torch.cat(found)))
         raise
     order = list(range(len(made.noise))) if same_prompt else made.place_by_place(batch)
     made.in_seed = order[: wanted.count]

@@ -19,9 +19,9 @@ import comfy.samplers
 import torch
 
 from .errors import SeedSelectError
-from .optimize import _ksampler, require_vae
+from .optimize import host_ksampler
 from .seed import SamplingSettings, Seed
-from .vae_codec import VaeCodec
+from .vae_codec import VaeCodec, require_vae
 
 # Deterministic, and each step needs the current latent alone. "ddim" is Euler in the host.
 INVERTIBLE = ("ddim", "euler", "heun")
@@ -270,7 +270,7 @@ def invert_images(
         empty,
         empty,
         backwards,
-        _ksampler(model, sampling).sigmas,
+        host_ksampler(model, sampling).sigmas,
         disable_pbar=True,
         seed=sampling.seed,
     )

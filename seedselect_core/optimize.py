@@ -23,7 +23,7 @@ from .self_check import require_exact_gradient
 from .settings import Settings
 from .targets import build_targets
 from .unroll import Chain, unrolled_sampling
-from .vae_codec import VaeCodec, host_pictures
+from .vae_codec import VaeCodec, host_pictures, require_vae
 
 # What a condition may hold a picture for each of the batch in.
 PICTURES = {
@@ -101,14 +101,14 @@ def optimize_seed(
         SeedSelectError: an input does not fit, or the loss or gradient is no number.
     """
     if start is not None:
-        start.require_fit(model, _samples(model, latent), "start")
+        start.require_fit(model, latent_samples(model, latent), "start")
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(sampling.cfg)
     return optimize_noise(
         guider,
         comfy.samplers.sampler_object(sampling.sampler_name),
-        _ksampler(model, sampling).sigmas,
+        host_ksampler(model, sampling).sigmas,
         vae,
         encoder,
         references,
@@ -165,7 +165,7 @@ def optimize_noise(
     if len(sigmas) < 2:
         raise SeedSelectError(NO_STEP)
     codec = VaeCodec(vae)
-    samples = _samples(model, latent)
+    samples = latent_samples(model, latent)
     _require_latent(model, samples)
     require_vae(model, vae)
     indices = latent.get("batch_index")
@@ -261,7 +261,7 @@ def draw_references(
         latent: gives the size.
         sampling: as the pictures are to be sampled; the noise is that of its seed.
     """
-    samples = _samples(model, latent)
+    samples = latent_samples(model, latent)
     empty = torch.zeros_like(samples[:1]).repeat(count, *[1] * (samples.ndim - 1))
     noise = comfy.sample.prepare_noise(empty, sampling.seed)
     drawn = sample_from_seed(model, positive, negative, Seed(noise, sampling), sampling)
@@ -288,7 +288,7 @@ def sample_from_seed(
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
-    samples = _samples(model, latent)
+    samples = latent_samples(model, latent)
     seed.require_fit(model, samples)
     result = comfy.sample.sample(
         model,
@@ -309,7 +309,7 @@ def sample_from_seed(
     return kept | {"samples": result}
 
 
-def _samples(model, latent: dict) -> torch.Tensor:
+def latent_samples(model, latent: dict) -> torch.Tensor:
     """The latent as the host's KSampler takes it: an empty one gets the model's channels."""
     return comfy.sample.fix_empty_latent_channels(
         model,
@@ -319,7 +319,7 @@ def _samples(model, latent: dict) -> torch.Tensor:
     )
 
 
-def _ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:
+def host_ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:
     return comfy.samplers.KSampler(
         model,
         steps=sampling.steps,
@@ -371,23 +371,4 @@ def _require_latent(model, samples: torch.Tensor) -> None:
             f"latent: it has {samples.shape[1]} channels, the model works on "
             f"{latent_format.latent_channels}. Make it with 'Empty Latent Image', or encode the "
             "picture with this model's VAE."
-        )
-
-
-def require_vae(model, vae) -> None:
-    """Raise `SeedSelectError` where the VAE's latents are not those of the model."""
-    latent_format = model.get_model_object("latent_format")
-    dimensions = latent_format.latent_dimensions
-    if vae.latent_dim > dimensions:
-        raise SeedSelectError(
-            "vae: it is for videos, the model makes pictures. Connect the VAE that belongs to the "
-            "checkpoint."
-        )
-    # A model may work on the VAE's latents with several pixels folded into channels.
-    empty = torch.zeros(1, latent_format.latent_channels, *[2] * dimensions)
-    channels = latent_format.process_out(empty).shape[1]
-    if vae.latent_channels != channels:
-        raise SeedSelectError(
-            f"vae: its latents have {vae.latent_channels} channels, the model's "
-            f"{channels}. Connect the VAE that belongs to the checkpoint."
         )

@@ -1,8 +1,8 @@
 """The loop: from a batch of noises to the best noise found for each.
 
-Three stages, of which each may be left out: the best of N draws; zero-order search, which walks
-from the best to better neighbours without a gradient (Ma et al. 2025, arXiv 2501.09732); and
-gradient descent from there.
+Three stages, of which each may be left out: the best of N draws, which may be compared by drafts in
+few steps; zero-order search, which walks from the best to better neighbours without a gradient (Ma
+et al. 2025, arXiv 2501.09732); and gradient descent from there.
 
 Every seed of the batch has its own loss and its own best. The sum of the losses is differentiated,
 which gives each seed its own gradient, and AdamW and SGD work element by element, so that the seeds
@@ -45,7 +45,8 @@ class Best:
     Attributes:
         noise: [B, C, h, w], unit Gaussian before the sampler scales it.
         total, semantic: [B], its losses.
-        first_semantic: [B], semantic loss of the noise that the search was given.
+        first_semantic: [B], semantic loss of the first noise that was drawn in full: the one that
+            the search was given, or the best draft.
         images: [B, H, W, 3], the picture of each.
     """
 
@@ -108,9 +109,10 @@ class Search:
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
         self.seeds = len(noise)
+        self.drafts = s.candidates if s.candidates > 1 and 0 < s.draft_steps < chain.steps else 0
         # Runs of the chain: a gradient each, the last noise, the best ones.
         runs = self._draws() + s.iterations + (s.iterations > 0) + 1
-        self.done, self.planned = 0, chain.steps * runs
+        self.done, self.planned = 0, s.draft_steps * self.drafts + chain.steps * runs
         noise = self._choose_start(chain, noise).clone().requires_grad_()
         if s.optimizer == "adamw":
             descent = torch.optim.AdamW([noise], s.learning_rate)
@@ -146,22 +148,36 @@ class Search:
     def _draws(self) -> int:
         """Runs of the chain that choose the start; none where the first gradient's is the first."""
         s = self.settings
-        if s.candidates == 1 and s.neighbours == 0 and s.iterations > 0:
-            return 0
-        return s.candidates + s.neighbours
+        draws = (1 if self.drafts else s.candidates) + s.neighbours
+        return 0 if draws == 1 and s.iterations > 0 else draws
 
     def _choose_start(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         """For every seed the best of the draws."""
+        s, rows = self.settings, torch.arange(len(noise))
+        if self.drafts:
+            noise = self._best_draft(chain, noise, rows)
         if not self._draws():
             return noise
-        rows = torch.arange(len(noise))
-        for number in range(self._draws()):
-            drawn = noise if number == 0 else self.draw(number).to(noise)
-            if number >= self.settings.candidates:
-                best = self.best.noise.to(noise)
-                drawn = rotate_towards(best, drawn, self.settings.neighbour_angle)
+        self._evaluate(chain, noise, rows)
+        for number in range(self.drafts or 1, s.candidates + s.neighbours):
+            drawn = self.draw(number).to(noise)
+            if number >= s.candidates:
+                drawn = rotate_towards(self.best.noise.to(noise), drawn, s.neighbour_angle)
             self._evaluate(chain, drawn, rows)
         return self.best.noise.to(noise.device)
+
+    def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """For every seed the draw whose picture is best when drawn in few steps."""
+        best, least = noise.clone(), None
+        for number in range(self.drafts):
+            drawn = noise if number == 0 else self.draw(number).to(noise)
+            with torch.no_grad():
+                total = self._drawn(chain, drawn, rows, steps=self.settings.draft_steps).total
+            if least is None:
+                least = total
+            lower = total < least
+            best[lower], least = drawn[lower], torch.where(lower, total, least)
+        return best
 
     def _unfinished(self) -> torch.Tensor:
         """Seeds still to be optimized; all or none where the batch cannot be split."""
@@ -203,7 +219,7 @@ class Search:
         whole[rows.to(noise.device)] = gradient
         return whole
 
-    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+    def _drawn(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
         denoised = self._run(chain, noise, len(self.settings.step_weights), **how)
         losses = self.objective(noise, denoised, rows)
         if not torch.isfinite(losses.total).all():
@@ -212,8 +228,10 @@ class Search:
                 "that model and VAE give a picture with a plain KSampler at these settings (some "
                 "VAEs need --fp32-vae)." + self.kept()
             )
-        if self.film:
-            losses = losses.joined()
+        return losses.joined() if self.film else losses
+
+    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+        losses = self._drawn(chain, noise, rows, **how)
         if self.best is None:
             self.best = Best(
                 noise.detach().cpu().clone(),

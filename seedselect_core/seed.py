@@ -118,7 +118,8 @@ class Seed:
             the CPU, unit Gaussian before the sampler scales it.
         sampling: how it is to be sampled.
         latent_format: name of the host's latent format class of the model, such as "SDXL".
-        semantic, first_semantic: semantic loss of each picture, optimized and as it was at first.
+        semantic, first_semantic: semantic loss of each picture, optimized and as it was when one
+            was first drawn in full.
         total: the whole loss of each picture.
         evaluations: what it cost: predictions by the guider, one for each picture, those that the
             backward pass makes again included.
@@ -131,6 +132,10 @@ class Seed:
     first_semantic: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
+
+    def with_noise(self, noise: torch.Tensor) -> "Seed":
+        """Other noise for the same model and settings; what it draws is not known."""
+        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[])
 
     def require_fit(self, model, samples: torch.Tensor | None, name: str = "seed") -> None:
         """Raise `SeedSelectError` where this noise was made for another model or size.

@@ -27,6 +27,8 @@ class Settings:
         views: under how many slight transformations the encoder compares each picture; 1 is the
             picture alone.
         candidates: draws of the initial noise per seed of which the best starts the descent.
+        draft_steps: where there are several candidates, they are compared by pictures drawn in so
+            many steps, and only the best of them is drawn in all; 0 for drawing each in all.
         neighbours: after them, so many rounds of zero-order search: the best so far is rotated by
             ``neighbour_angle`` in a random direction, and replaced where that is better.
         neighbour_angle: radians, greater than 0; a half-turn is pi.
@@ -52,6 +54,7 @@ class Settings:
     step_weights: tuple[float, ...] = (1.0,)
     views: int = 4
     candidates: int = 1
+    draft_steps: int = 0
     neighbours: int = 0
     neighbour_angle: float = 0.5
     gradient_steps: int = 0
@@ -69,6 +72,7 @@ class Settings:
             (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
             (self.views >= 1, "views", "1 or more"),
             (self.candidates >= 1, "candidates", "1 or more"),
+            (self.draft_steps >= 0, "draft_steps", "0 or more"),
             (self.neighbours >= 0, "neighbours", "0 or more"),
             (self.neighbour_angle > 0, "neighbour_angle", "greater than 0"),
             (self.gradient_steps >= 0, "gradient_steps", "0 or more"),

@@ -127,9 +127,7 @@ def run_sweep(
             )
     except BaseException:
         if found and on_unfinished is not None:
-            nothing = {"semantic": [], "first_semantic": [], "total": []}
-            noise = torch.cat([seed.noise for seed in found])
-            on_unfinished(replace(found[-1], noise=noise, **nothing))
+            on_unfinished(found[-1].with_noise(torch.cat([seed.noise for seed in found])))
         raise
     return sweep
 

@@ -104,6 +104,7 @@ class Chain:
         keep: int = 1,
         on_step: Callable[[int, torch.Tensor], None] | None = None,
         *,
+        steps: int = 0,
         gradient_steps: int = 0,
     ) -> list[torch.Tensor]:
         """Denoise ``noise``.
@@ -113,6 +114,8 @@ class Chain:
                 NOISE gives it, float32.
             keep: how many predictions of the clean latent to return, at least 1.
             on_step: called with the step (from 0) and the prediction at that step.
+            steps: draw with so many steps only, between noise levels spread evenly over those of
+                the schedule, its first and last among them; 0 for all.
             gradient_steps: the predictions of so many last steps are differentiated, 0 for all.
 
         Returns:
@@ -123,7 +126,10 @@ class Chain:
         """
         self._memory.restore(self._fresh)
         denoised: list[torch.Tensor] = []
-        first_exact = max(0, self.steps - gradient_steps) if gradient_steps else 0
+        sigmas = self._sigmas
+        if 0 < steps < self.steps:
+            sigmas = sigmas[torch.linspace(0, self.steps, steps + 1).round().long()]
+        first_exact = max(0, len(sigmas) - 1 - gradient_steps) if gradient_steps else 0
         finished = 0
 
         def collect(step, prediction, x, total):
@@ -140,11 +146,11 @@ class Chain:
         def exact(timestep):
             # "dpm_fast" does not tell of every step it makes, so that steps cannot only be counted.
             late = finished >= first_exact
-            return late or bool((timestep < self._sigmas[first_exact]).all())
+            return late or bool((timestep < sigmas[first_exact]).all())
 
         final = self._sampler.sample(
             _CheckpointedGuider(self.guider, self._weights, self._memory, count, exact),
-            self._sigmas,
+            sigmas,
             dict(self._extra_args),
             collect,
             noise,

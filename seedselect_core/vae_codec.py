@@ -142,3 +142,22 @@ def host_pictures(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """What the host's `vae.decode` makes of ``latents``: [B, H, W, 3], of films the first frame."""
     images = vae.decode(latents)
     return (images[:, 0] if images.ndim == 5 else images)[..., :3]
+
+
+def require_vae(model, vae) -> None:
+    """Raise `SeedSelectError` where the VAE's latents are not those of the model."""
+    latent_format = model.get_model_object("latent_format")
+    dimensions = latent_format.latent_dimensions
+    if vae.latent_dim > dimensions:
+        raise SeedSelectError(
+            "vae: it is for videos, the model makes pictures. Connect the VAE that belongs to the "
+            "checkpoint."
+        )
+    # A model may work on the VAE's latents with several pixels folded into channels.
+    empty = torch.zeros(1, latent_format.latent_channels, *[2] * dimensions)
+    channels = latent_format.process_out(empty).shape[1]
+    if vae.latent_channels != channels:
+        raise SeedSelectError(
+            f"vae: its latents have {vae.latent_channels} channels, the model's "
+            f"{channels}. Connect the VAE that belongs to the checkpoint."
+        )

@@ -34,6 +34,9 @@ def test_cost_by_hand():
         {"iterations": 3, "gradient_steps": 2},
         {"iterations": 2, "candidates": 3, "gradient_steps": 1},
         {"iterations": 0, "candidates": 2, "neighbours": 2},
+        {"iterations": 0, "candidates": 3, "draft_steps": 2},
+        {"iterations": 1, "candidates": 3, "draft_steps": 1, "gradient_steps": 1},
+        {"iterations": 1, "draft_steps": 1},
     ],
 )
 def test_cost_is_what_is_really_spent(changes):

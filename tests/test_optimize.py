@@ -27,18 +27,20 @@ def run(graph=None, sampling=tiny.SAMPLING, settings=tiny.SETTINGS, **more):
 class Hills:
     """In the place of chain and objective: the loss of a noise is its mean distance from 1.
 
-    The chain is the identity of ``steps`` steps. ``counts`` are the batch sizes it was called with.
+    The chain is the identity of ``steps`` steps. ``counts`` are the batch sizes that it was called
+    with, ``drawn`` in how many steps.
     """
 
     def __init__(self, loss=None, steps=2):
-        self.steps, self.evaluations, self.counts = steps, 0, []
+        self.steps, self.evaluations, self.counts, self.drawn = steps, 0, [], []
         self.loss = loss or (lambda noise: (noise - 1).square().flatten(1).mean(1))
         self.targets = self
         self.spread = 1.0
 
-    def chain(self, noise, keep=1, on_step=None, gradient_steps=0):
+    def chain(self, noise, keep=1, on_step=None, steps=0, gradient_steps=0):
         self.counts.append(len(noise))
-        for step in range(self.steps):
+        self.drawn.append(steps or self.steps)
+        for step in range(self.drawn[-1]):
             self.evaluations += len(noise)
             on_step(step, noise.detach())
         return [noise]
@@ -103,6 +105,7 @@ def test_published_settings():
         {"optimizer": "adam"},
         {"schedule": "linear"},
         {"candidates": 0},
+        {"draft_steps": -1},
         {"semantic_weight": -1.0},
         {"semantic_weight": 0.0, "appearance_weight": 0.0},
         {"step_weights": ()},
@@ -203,6 +206,10 @@ def test_gradients_are_clipped_seed_by_seed():
         tiny.settings(iterations=3),
         tiny.settings(iterations=0, candidates=2),
         tiny.settings(iterations=2, candidates=3),
+        tiny.settings(iterations=0, candidates=3, draft_steps=1),
+        tiny.settings(iterations=2, candidates=3, draft_steps=1, neighbours=2),
+        tiny.settings(iterations=2, candidates=3, draft_steps=2),
+        tiny.settings(iterations=2, draft_steps=1),
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ import math
 import pytest
 import tiny
 import torch
-from test_optimize import Hills, climb, run
+from test_optimize import Hills, climb, far, run
 from test_unroll import unrolled
 
 from seedselect_core.errors import SeedSelectError
@@ -43,6 +43,34 @@ def test_the_frames_of_a_film_are_kept_together():
 
     assert kept(film=False) == [1.0, 3.0]
     assert kept(film=True) == [2.0, 2.0]
+
+
+# --- drafts --------------------------------------------------------------------------------------
+
+
+def test_only_the_best_draft_of_each_seed_is_drawn_in_full():
+    hills = Hills(steps=4)
+    # A draft looks better than what is drawn in full: it must not count as a picture found.
+    hills.loss = lambda noise: (noise - 1).abs().mean((1, 2, 3)) + (hills.drawn[-1] - 1)
+    draws = {1: far(0.1, 3.0), 2: far(2.0, 0.2)}
+    settings = tiny.settings(iterations=0, candidates=3, draft_steps=1)
+    search, final, _ = climb(settings, far(1.0, 1.0), hills, draw=draws.__getitem__)
+    assert torch.equal(final, far(0.1, 0.2))
+    assert hills.drawn == [1, 1, 1, 4, 4]  # the drafts, the best, and what is returned
+    assert search.best.total.tolist() == pytest.approx([3.1, 3.2])
+    assert search.history.semantic == [search.best.first_semantic.tolist()]
+
+
+def test_what_follows_the_drafts():
+    def drawn(**changes):
+        hills, numbers = Hills(steps=4), []
+        settings = tiny.settings(candidates=3, draft_steps=1, **changes)
+        climb(settings, far(1.0), hills, draw=lambda n: numbers.append(n) or far(n / 10))
+        return hills.drawn, numbers
+
+    # The first gradient draws the start anyway; neighbours need it to be drawn before.
+    assert drawn(iterations=2) == ([1, 1, 1, 4, 4, 4, 4], [1, 2])
+    assert drawn(iterations=0, neighbours=1) == ([1, 1, 1, 4, 4, 4], [1, 2, 3])
 
 
 # --- zero-order search ----------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def unrolled(model, search, sampling, latent, noise, positive=None, negative=Non
 
 
 @torch.inference_mode()
-def stock(model, sampling, latent, noise):
+def stock(model, sampling, latent, noise, sigmas=None):
     return comfy.sample.sample(
         model,
         noise,
@@ -63,6 +63,7 @@ def stock(model, sampling, latent, noise):
         tiny.conditioning(2),
         latent["samples"],
         noise_mask=latent.get("noise_mask"),
+        sigmas=sigmas,
         disable_pbar=True,
         seed=sampling.seed,
     )
@@ -108,6 +109,26 @@ def test_equal_to_stock_sampling_of_a_picture(model, sampler, masked):
         latent["noise_mask"] = torch.ones(1, 1, 16, 16)
         latent["noise_mask"][..., 8:] = 0.0
     assert_equal_to_stock(model, SamplingSettings(4, 3.0, sampler, "normal", 5), latent)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_a_draft_is_stock_sampling_between_fewer_noise_levels(model, sampler):
+    sampling = SamplingSettings(10, 3.0, sampler, "normal", 5)
+    latent, noise = tiny.latent(2), tiny.normal(2, 4, 8, 8, seed=7)
+    levels = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "normal", 10
+    )[[0, 3, 7, 10]]
+
+    def search(chain, given):
+        draft = chain(given, steps=3)[-1].detach()
+        assert chain.evaluations == 3 * len(given)
+        assert not torch.equal(draft, chain(given)[-1])
+        for too_many in (10, 11):
+            assert torch.equal(chain(given, steps=too_many)[-1], chain(given)[-1])
+        return draft
+
+    drawn = unrolled(model, search, sampling, latent, noise)
+    assert torch.equal(drawn, stock(model, sampling, latent, noise, levels))
 
 
 @pytest.mark.parametrize("prediction", ["V_PREDICTION", "FLOW"])

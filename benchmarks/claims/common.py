@@ -153,10 +153,17 @@ def cost(settings: Settings, steps: int = SAMPLING.steps) -> int:
     """
     s = settings
     exact = min(s.gradient_steps or steps, steps)
-    starts = s.candidates + s.neighbours
+    drafted = s.candidates > 1 and 0 < s.draft_steps < steps
+    starts = (1 if drafted else s.candidates) + s.neighbours
     if starts == 1 and s.iterations > 0:
         starts = 0
-    return starts * steps + s.iterations * (steps + 3 * exact) + (steps if s.iterations else 0)
+    drafts = s.candidates * s.draft_steps if drafted else 0
+    return (
+        drafts
+        + starts * steps
+        + s.iterations * (steps + 3 * exact)
+        + (steps if s.iterations else 0)
+    )
 
 
 def within(budget: int, settings: Settings, steps: int = SAMPLING.steps) -> Settings:
