@@ -26,7 +26,8 @@ from seedselect_core.optimize import optimize_seed
 from seedselect_core.settings import PRESETS, Settings
 
 DEFAULT = PRESETS["default"]
-# But for the presets, all cost about as much as the default: 400 model evaluations a picture.
+# But for those that tell their cost, all cost about as much as the default: 400 model evaluations a
+# picture.
 VARIANTS = {
     "plain, no optimization": Settings(iterations=0),
     "default": DEFAULT,
@@ -47,6 +48,14 @@ VARIANTS = {
     "with neighbours": replace(DEFAULT, neighbours=12, neighbour_angle=0.8, iterations=10),
     "best of 40, no gradient": Settings(iterations=0, candidates=40),
     "zero-order search": Settings(iterations=0, candidates=8, neighbours=32),
+    "best of 2 (20 evaluations)": Settings(iterations=0, candidates=2),
+    "best of 2, eight views (20 evaluations)": Settings(iterations=0, candidates=2, views=8),
+    "one iteration (23 evaluations)": Settings(
+        iterations=1, gradient_steps=1, views=2, learning_rate=0.4
+    ),
+    "best of 5 drafts (25 evaluations)": Settings(
+        iterations=0, candidates=5, draft_steps=3, views=8
+    ),
 }
 
 

@@ -44,7 +44,8 @@ PLAIN_DESCENT = Settings(
     learning_rate=0.1, schedule="constant", semantic_weight=10.0, norm_weight=0.01, views=1
 )
 OURS = {
-    25: Settings(iterations=1, gradient_steps=1, views=2, learning_rate=0.4),
+    # No gradient is to be had for so little. Views cost no evaluation of the model.
+    25: Settings(iterations=0, candidates=5, draft_steps=3, views=8),
     100: PRESETS["quick"],
     400: PRESETS["default"],
     1600: PRESETS["thorough"],
