@@ -48,7 +48,8 @@ class SeedSelectOptimize(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Starts the search here instead of at random noise: an inverted picture, a "
-                        "centroid, points between two seeds, an earlier seed. As many as the batch."
+                        "centroid, points between two seeds, an earlier seed. As many as the "
+                        "batch. With several candidates, random draws compete with it."
                     ),
                 ),
                 *contrast_inputs(),
@@ -196,7 +197,9 @@ def outputs() -> list:
     return [
         SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
         io.Image.Output("images", tooltip="What the best noise of each seed draws."),
-        SeedHistoryType.Output("history", tooltip="All losses of every iteration."),
+        SeedHistoryType.Output(
+            "history", tooltip="All losses: of each draw, then of each iteration."
+        ),
     ]
 
 
@@ -304,7 +307,7 @@ def descent_inputs() -> list:
         whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
         whole(
             "draft_steps",
-            "Candidates are compared by drafts in so few steps; 0: each is drawn in full.",
+            "Candidates are compared by drafts in so few steps (2 or more); 0: each in full.",
             0,
             10000,
         ),
