@@ -4,8 +4,9 @@ python3 scripts/host.py bench quality [--quick] [--only SECTION ...] [--jobs N]
 
 Each section is a file in ``claims/`` and consists of units that are worked on side by side, each in
 a process of its own. A finished unit is kept and not done again while the code is the same, so that
-a run that was stopped goes on. Writes ``results/quality/<section>.json`` and pictures, and then
-``docs/results.md``. With ``--quick``: a small part of every section, into ``results/quick/``.
+a run that was stopped goes on. Writes ``results/quality/<section>.json``, beside it pictures where
+units keep them, and then ``docs/results.md``. With ``--quick``: a small part of every section, into
+``results/quick/``.
 """
 
 import argparse
@@ -23,13 +24,18 @@ from pathlib import Path
 from pocket_world import REPO, RESULTS, PocketWorld
 
 import comfyui_version
+import numpy as np
 import torch
+from torchvision.utils import save_image
+
 from claims import (
     classification_section,
     diversity_section,
     frequency,
     rivals,
     sets,
+    small_budget,
+    styles,
     thorough,
     tradeoff,
     transfer,
@@ -41,11 +47,13 @@ SECTIONS = {
         frequency,
         thorough,
         rivals,
+        small_budget,
         transfer,
         sets,
         diversity_section,
         classification_section,
         tradeoff,
+        styles,
     )
 }
 # Whatever a unit depends on: other code, other figures. (The sweep is a node's, not measured.)
@@ -61,9 +69,9 @@ SOURCES = (
 )
 
 
-def folder_of(module, quick: bool) -> Path:
-    """Where a section's units are kept: another place for other code, data or libraries."""
-    digest = hashlib.sha256(f"{torch.__version__} {comfyui_version.__version__}".encode())
+def code_of(module, versions: str = "") -> str:
+    """Digest of all the code and data that a section's units depend on."""
+    digest = hashlib.sha256(versions.encode())
     for pattern in SOURCES:
         for path in sorted(REPO.glob(pattern)):
             digest.update(path.read_bytes())
@@ -72,9 +80,28 @@ def folder_of(module, quick: bool) -> Path:
         summarise = inspect.getsource(part.summarise) if hasattr(part, "summarise") else ""
         digest.update(inspect.getsource(part).replace(summarise, "").encode())
     if needed := getattr(module, "NEEDS", None):
-        digest.update(folder_of(needed, quick).name.encode())
+        digest.update(code_of(needed, versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def folder_of(module, quick: bool) -> Path:
+    """Where a section's units are kept: another place for other code, data or libraries."""
+    versions = f"{torch.__version__} {comfyui_version.__version__}"
     kind = "quick" if quick else "quality"
-    return RESULTS / "units" / kind / module.NAME / digest.hexdigest()[:16]
+    return RESULTS / "units" / kind / module.NAME / code_of(module, versions)
+
+
+def save_pictures(folder: Path, names: list[str], path: Path) -> None:
+    """A row for each unit that kept pictures: of each kind that it kept, as many of the first."""
+    rows = []
+    for name in names:
+        if (folder / f"{name}.npz").exists():
+            with np.load(folder / f"{name}.npz") as file:
+                rows.append([file[kind] for kind in file])
+    if rows:
+        each = min(8, *(len(kind) for row in rows for kind in row))
+        shown = torch.from_numpy(np.concatenate([kind[:each] for row in rows for kind in row]))
+        save_image(shown.movedim(-1, 1) / 255, path, nrow=each * len(rows[0]))
 
 
 _world: PocketWorld | None = None
@@ -163,8 +190,10 @@ def main() -> None:
                 continue
             found, folder = run_section(module, pool, args.quick)
             summary = module.summarise(found, folder, output)
+            save_pictures(folder, list(found), output / f"{name}.png")
             seconds = round(sum(unit["seconds"] for unit in found.values()))
-            result = {"section": name, "quick": args.quick, **provenance(found)}
+            result = {"section": name, "quick": args.quick, "code": code_of(module)}
+            result |= provenance(found)
             result |= {"core_seconds": seconds, "summary": summary}
             (output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps(summary, indent=1)[:3000], flush=True)

@@ -9,7 +9,15 @@ from pocket_world import SAMPLING
 from seedselect_core.optimize import sample_from_seed
 from seedselect_core.settings import PRESETS
 
-from .common import HELD_OUT, colour_pairs_of, number_of, optimized, prompts, verdicts
+from .common import (
+    HELD_OUT,
+    colour_pairs_of,
+    generator_of,
+    number_of,
+    optimized,
+    prompts,
+    verdicts,
+)
 from .intervals import mean_and_interval
 
 NAME = "transfer"
@@ -42,7 +50,7 @@ def run(world, path: Path, letter: str, steps: int, count: int) -> dict:
     sampling = SAMPLING.override(steps=steps)
     result = optimized(world, letter, count, 11, PRESETS["default"], sampling=sampling)
     optimum = result["seed"]
-    noise = torch.randn(optimum.noise.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(optimum.noise.shape, generator=generator_of("noise", letter, steps))
     row = {"letter": letter, "steps": steps, "right": {}, "without": {}}
     for name, change in OTHERS.items():
         change = dict(change)
