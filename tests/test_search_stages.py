@@ -52,7 +52,7 @@ def test_only_the_best_draft_of_each_seed_is_drawn_in_full():
     hills = Hills(steps=4)
     # A draft looks better than what is drawn in full: it must not count as a picture found.
     hills.loss = lambda noise: (noise - 1).abs().mean((1, 2, 3)) + (hills.drawn[-1] - 1)
-    draws = {1: far(0.1, 3.0), 2: far(2.0, 0.2)}
+    draws = {1: far(0.1, 3.0), 2: far(0.5, 0.2)}  # a later draft may beat the first alone
     settings = tiny.settings(iterations=0, candidates=3, draft_steps=1)
     search, final, _ = climb(settings, far(1.0, 1.0), hills, draw=draws.__getitem__)
     assert torch.equal(final, far(0.1, 0.2))
