@@ -10,6 +10,7 @@ units keep them, and then ``docs/results.md``. With ``--quick``: a small part of
 """
 
 import argparse
+import functools
 import hashlib
 import inspect
 import json
@@ -69,12 +70,18 @@ SOURCES = (
 )
 
 
-def code_of(module, versions: str = "") -> str:
-    """Digest of all the code and data that a section's units depend on."""
+@functools.cache
+def _shared_code(versions: str):
     digest = hashlib.sha256(versions.encode())
     for pattern in SOURCES:
         for path in sorted(REPO.glob(pattern)):
             digest.update(path.read_bytes())
+    return digest
+
+
+def code_of(module, versions: str = "") -> str:
+    """Digest of all the code and data that a section's units depend on."""
+    digest = _shared_code(versions).copy()
     for part in (module, *getattr(module, "DEPENDS", ())):
         # Summaries are made anew every time.
         summarise = inspect.getsource(part.summarise) if hasattr(part, "summarise") else ""

@@ -319,6 +319,11 @@ def goals() -> str:
     def row(goal: str, measured: str, met: bool) -> None:
         rows.append([goal, measured, "yes" if met else "**no**"])
 
+    def front(goal: str, found: dict, right: dict[str, float]) -> None:
+        best, gap = found["best rival"], found["gap"]
+        measured = f"{right['ours']:.1%}; best rival {best}, {right[best]:.1%}; {signed(gap)}"
+        row(goal, measured, gap["mean"] >= 0)
+
     if current("frequency"):
         buckets = section("frequency")["summary"]["buckets"]
         rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
@@ -343,17 +348,11 @@ def goals() -> str:
                 for e in summary["table"]
                 if e["budget"] == int(budget)
             }
-            best, gap = found["best rival"], found["gap"]
-            measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
-            row(f"ours on the front at {budget} evaluations", measured, gap["mean"] >= 0)
-            if int(budget) == 25 and current("small_budget"):
+            front(f"ours on the front at {budget} evaluations", found, own)
+            if int(budget) == SECTIONS["small_budget"].BUDGET and current("small_budget"):
                 more = section("small_budget")["summary"]
-                best, gap = more["best rival"], more["gap"]
-                own, their = (more["table"][m]["right"] for m in ("ours", best))
-                measured = (
-                    f"{own['mean']:.1%}; best rival {best}, {their['mean']:.1%}; {signed(gap)}"
-                )
-                row(f"and there on {own['count']} other pictures", measured, gap["mean"] >= 0)
+                own = {method: entry["right"]["mean"] for method, entry in more["table"].items()}
+                front(f"and there on {more['gap']['count']} other pictures", more, own)
     if current("sets"):
         share = section("sets")["summary"]["table"]["all"]
         cost = share["later_share"]
