@@ -35,7 +35,6 @@ from claims import (
     frequency,
     rivals,
     sets,
-    small_budget,
     styles,
     thorough,
     tradeoff,
@@ -48,7 +47,6 @@ SECTIONS = {
         frequency,
         thorough,
         rivals,
-        small_budget,
         transfer,
         sets,
         diversity_section,
@@ -98,11 +96,15 @@ def folder_of(module, quick: bool) -> Path:
     return RESULTS / "units" / kind / module.NAME / code_of(module, versions)
 
 
-def save_pictures(folder: Path, names: list[str], path: Path) -> None:
-    """A row for each unit that kept pictures: of each kind that it kept, as many of the first."""
-    rows = []
-    for name in names:
-        if (folder / f"{name}.npz").exists():
+def save_pictures(folder: Path, units: dict[str, dict], path: Path) -> None:
+    """A row for each unit of the first draw that kept pictures: of each kind as many of the first.
+
+    Args:
+        units: what each unit was given.
+    """
+    rows, first = [], min(how.get("draw", 0) for how in units.values())
+    for name, how in units.items():
+        if how.get("draw", 0) == first and (folder / f"{name}.npz").exists():
             with np.load(folder / f"{name}.npz") as file:
                 rows.append([file[kind] for kind in file])
     if rows:
@@ -197,7 +199,7 @@ def main() -> None:
                 continue
             found, folder = run_section(module, pool, args.quick)
             summary = module.summarise(found, folder, output)
-            save_pictures(folder, list(found), output / f"{name}.png")
+            save_pictures(folder, module.units(args.quick), output / f"{name}.png")
             seconds = round(sum(unit["seconds"] for unit in found.values()))
             result = {"section": name, "quick": args.quick, "code": code_of(module)}
             result |= provenance(found)

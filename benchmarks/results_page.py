@@ -32,6 +32,11 @@ def signed(figure: dict) -> str:
     return f"{figure['mean']:+.1%} ({figure['low']:+.1%} to {figure['high']:+.1%})"
 
 
+def plain(figure: dict) -> str:
+    """Mean and 95 % interval of what is no share."""
+    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
 def table(head: list[str], rows: list[list]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
@@ -181,22 +186,6 @@ def rivals() -> str:
     return "\n\n".join([finish(figure, "rivals"), table(head, rows), by_letter, told(result)])
 
 
-def small_budget() -> str:
-    result = section("small_budget")
-    rows = [
-        [
-            method,
-            percent(row["right"]),
-            f"{row['semantic_alike']['mean']:.3f}",
-            row["cost"],
-            row["right"]["count"],
-        ]
-        for method, row in result["summary"]["table"].items()
-    ]
-    head = ["at 25 evaluations", "judged right", "semantic loss", "spent", "pictures"]
-    return "\n\n".join([table(head, rows), told(result)])
-
-
 def styles() -> str:
     result = section("styles")
     rows = {"no search": result["summary"]["without"], **result["summary"]["styles"]}
@@ -253,7 +242,7 @@ def sets() -> str:
             percent(row["right_first"]),
             percent(row["right_later"]) if "right_later" in row else "",
             f"{row['evaluations_first']:.0f}, {row['evaluations_later']:.0f}",
-            f"{row['later_share']:.0%}",
+            percent(row["later_share"]),
             f"{row['made']} of {row['wanted']}; {row['duplicates']}, {row['misses']}",
         ]
         for name, row in result["summary"]["table"].items()
@@ -270,8 +259,8 @@ def diversity() -> str:
         rows = [
             [
                 who,
-                *(f"{row[key]:.2f}" for key in ("entropy", "ndb", "pairwise", "nearest_real")),
-                f"{row['duplicate_share']:.0%}",
+                *(plain(row[key]) for key in ("entropy", "ndb", "pairwise", "nearest_real")),
+                percent(row["duplicate_share"]),
             ]
             for who, row in found["mean"].items()
         ]
@@ -319,11 +308,6 @@ def goals() -> str:
     def row(goal: str, measured: str, met: bool) -> None:
         rows.append([goal, measured, "yes" if met else "**no**"])
 
-    def front(goal: str, found: dict, right: dict[str, float]) -> None:
-        best, gap = found["best rival"], found["gap"]
-        measured = f"{right['ours']:.1%}; best rival {best}, {right[best]:.1%}; {signed(gap)}"
-        row(goal, measured, gap["mean"] >= 0)
-
     if current("frequency"):
         buckets = section("frequency")["summary"]["buckets"]
         rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
@@ -348,15 +332,14 @@ def goals() -> str:
                 for e in summary["table"]
                 if e["budget"] == int(budget)
             }
-            front(f"ours on the front at {budget} evaluations", found, own)
-            if int(budget) == SECTIONS["small_budget"].BUDGET and current("small_budget"):
-                more = section("small_budget")["summary"]
-                own = {method: entry["right"]["mean"] for method, entry in more["table"].items()}
-                front(f"and there on {more['gap']['count']} other pictures", more, own)
+            best, gap = found["best rival"], found["gap"]
+            measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
+            goal = f"ours on the front at {budget} evaluations, {gap['count']} pictures"
+            row(goal, measured, gap["mean"] >= 0)
     if current("sets"):
         share = section("sets")["summary"]["table"]["all"]
         cost = share["later_share"]
-        row("a later picture costs a third of the first", f"{cost:.0%}", cost <= 1 / 3)
+        row("a later picture costs a third of the first", percent(cost), cost["mean"] <= 1 / 3)
         first, later = share["right_first"]["mean"], share["right_later"]["mean"]
         row(
             "and is as often right, to within 2 points",
@@ -366,16 +349,15 @@ def goals() -> str:
     if current("diversity"):
         for eye, found in section("diversity")["summary"]["table"].items():
             real, made = found["mean"]["real"], found["mean"]["seedselect"]
-            ratio = made["entropy"] / real["entropy"] - 1
+            ratio = made["entropy"]["mean"] / real["entropy"]["mean"] - 1
             row(
                 f"entropy within 5 % of real glyphs', seen by {eye}",
                 f"{ratio:+.1%}",
                 abs(ratio) <= 0.05,
             )
-            measured = f"{made['ndb']:.2f}, real {real['ndb']:.2f}"
-            row(
-                f"NDB at most twice theirs, seen by {eye}", measured, made["ndb"] <= 2 * real["ndb"]
-            )
+            measured = f"{plain(made['ndb'])}, real {plain(real['ndb'])}"
+            met = made["ndb"]["mean"] <= 2 * real["ndb"]["mean"]
+            row(f"NDB at most twice theirs, seen by {eye}", measured, met)
     if current("classification"):
         for shots, found in section("classification")["summary"]["table"].items():
             best, gain = found["best rival"], found["gain"]
@@ -398,7 +380,6 @@ PARTS = {
         frequency,
         thorough,
         rivals,
-        small_budget,
         tradeoff,
         styles,
         transfer,

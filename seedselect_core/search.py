@@ -9,6 +9,7 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +25,7 @@ SHELLS = {"sphere": to_shell, "channels": standardise_channels}
 
 @dataclass
 class SeedHistory:
-    """What happened: per iteration and seed, the losses. Iteration 0 is the unoptimized noise."""
+    """What happened: for every picture drawn in full and every seed, the losses."""
 
     total: list[list[float]] = field(default_factory=list)
     semantic: list[list[float]] = field(default_factory=list)
@@ -168,13 +169,11 @@ class Search:
 
     def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """For every seed the draw whose picture is best when drawn in few steps."""
-        best, least = noise.clone(), None
+        best, least = noise.clone(), noise.new_full((len(noise),), math.inf)
         for number in range(self.drafts):
             drawn = noise if number == 0 else self.draw(number).to(noise)
             with torch.no_grad():
                 total = self._drawn(chain, drawn, rows, steps=self.settings.draft_steps).total
-            if least is None:
-                least = total
             lower = total < least
             best[lower], least = drawn[lower], torch.where(lower, total, least)
         return best

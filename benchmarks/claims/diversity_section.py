@@ -14,6 +14,7 @@ from seedselect_core.diversity import diversity_report
 from . import sets
 from .classification import REAL_GROUP, real_images
 from .common import HELD_OUT, generator_of
+from .intervals import mean_and_interval
 
 NAME = "diversity"
 NEEDS = sets
@@ -30,7 +31,7 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     others = paint_glyphs(others, generator_of("real", letter)).movedim(1, -1)
     known = len(load_atlas(REAL_GROUP))
     real = torch.cat([real_images(letter, known, 0)[count:], others])
-    pictures = sets.stored(made, letter, count)
+    pictures = sets.stored(made, letter, count, 0)
     every = {"real": real} | {name: images.float() / 255 for name, images in pictures.items()}
     judge = torch.nn.Sequential(*list(world.judges["plain"].children())[:-1])
     eyes = {
@@ -51,11 +52,18 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
         rows = {unit["letter"]: _row(unit["reports"][eye]) for unit in found.values()}
         mean = {
             who: {
-                key: round(sum(r[who][key] for r in rows.values()) / len(rows), 3)
-                for key in (*KEYS, "duplicate_share")
+                key: mean_and_interval([(letter, [row[who][key]]) for letter, row in rows.items()])
+                for key in KEYS
             }
             for who in ("real", "seedselect", "plain")
         }
+        for who, figures in mean.items():
+            own = [
+                (letter, row[who]["duplicates"], row[who]["count"]) for letter, row in rows.items()
+            ]
+            figures["duplicate_share"] = mean_and_interval(
+                [(letter, [1] * near + [0] * (count - near)) for letter, near, count in own]
+            )
         table[eye] = {"letters": rows, "mean": mean}
     return {"table": table}
 
@@ -68,5 +76,4 @@ def _row(report: dict) -> dict:
     for who, name in (("real", "real"), ("generated", "seedselect"), ("plain", "plain")):
         row[name] = {key: round(report[who][key], 3) for key in KEYS}
         row[name] |= {key: report[who][key] for key in ("duplicates", "copies", "count")}
-        row[name]["duplicate_share"] = round(row[name]["duplicates"] / row[name]["count"], 3)
     return row

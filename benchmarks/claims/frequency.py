@@ -11,7 +11,6 @@ from .intervals import mean_and_interval
 
 NAME = "frequency"
 PLAIN = Settings(iterations=0)
-SEEDS = 8
 
 
 def units(quick: bool) -> dict[str, dict]:
@@ -21,10 +20,10 @@ def units(quick: bool) -> dict[str, dict]:
         f"{letter}_{draw}": {
             "letter": letter,
             "draw": draw,
-            "count": SEEDS if letter in RARE else 4,
+            "count": 8 if letter in RARE else 2,
         }
         for letter in reversed(TAIL_ORDER)
-        for draw in range(3 if letter in RARE else 1)
+        for draw in range(3 if letter in RARE else 2)
     }
 
 

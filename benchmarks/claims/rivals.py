@@ -25,8 +25,9 @@ from .common import (
 from .intervals import mean_and_interval
 
 NAME = "rivals"
-BUDGETS = (25, 100, 400, 1600)
-SEEDS = 4
+# Draws at each budget, and pictures of each: small budgets are cheap, and all lie close together.
+BUDGETS = {25: (18, 4), 100: (2, 4), 400: (2, 4), 1600: (2, 2)}
+REFERENCES = 4
 STEPS = SAMPLING.steps
 PAPER = PRESETS["paper"]
 # ReNO (arXiv 2406.04312): its published optimizer, on this loss.
@@ -63,35 +64,36 @@ METHODS = {
 
 
 def units(quick: bool) -> dict[str, dict]:
-    letters, budgets = ("P", BUDGETS[:2]) if quick else (HELD_OUT, BUDGETS)
+    budgets = {25: (1, 4), 100: (1, 4)} if quick else BUDGETS
     found = {}
     # The long ones first, so that no process is left with one at the end.
-    for budget in reversed(budgets):
-        for draw in range(1 if quick or budget == BUDGETS[-1] else 2):
-            for letter in letters:
+    for budget, (draws, count) in reversed(budgets.items()):
+        for draw in range(draws):
+            for letter in "P" if quick else HELD_OUT:
                 for number, method in enumerate(METHODS):
-                    how = {"letter": letter, "draw": draw, "budget": budget, "method": method}
-                    found[f"{budget}_{letter}_{draw}_{number}"] = how
+                    unit = {"letter": letter, "draw": draw, "count": count}
+                    unit |= {"budget": budget, "method": method}
+                    found[f"{budget}_{letter}_{draw}_{number}"] = unit
     return found
 
 
-def run(world, path: Path, letter: str, draw: int, budget: int, method: str) -> dict:
+def run(world, path: Path, letter: str, draw: int, count: int, budget: int, method: str) -> dict:
     how = {"letter": letter, "draw": draw, "budget": budget, "method": method}
     if method == "NAO start":
-        result, spent = _from_inverted(world, letter, draw, budget)
+        result, spent = _from_inverted(world, letter, draw, count, budget)
     else:
         settings = METHODS[method](budget)
-        result, spent = optimized(world, letter, SEEDS, draw, settings), cost(settings)
-    alike = semantic_alike(world, result["images"], references(letter, 4, draw))
+        result, spent = optimized(world, letter, count, draw, settings), cost(settings)
+    alike = semantic_alike(world, result["images"], references(letter, REFERENCES, draw))
     return how | figures(result) | {"cost": spent, "semantic_alike": alike}
 
 
-def _from_inverted(world, letter: str, draw: int, budget: int) -> tuple[dict, int]:
+def _from_inverted(world, letter: str, draw: int, count: int, budget: int) -> tuple[dict, int]:
     """References inverted to noise at guidance 1; their centroid and the paths to it start."""
-    refs = references(letter, 4, draw)
-    pairs = colour_pairs_of(letter, 4, draw)
+    refs = references(letter, REFERENCES, draw)
+    pairs = colour_pairs_of(letter, REFERENCES, draw)
     sampling = SAMPLING.override(seed=number_of(letter, draw), cfg=1.0)
-    spent = STEPS  # one refinement a step and picture; four references for four seeds
+    spent = STEPS * REFERENCES // count  # one refinement a step and reference, shared by the seeds
     inverted = invert_images(
         world.model,
         prompts(world, letter, pairs),
@@ -103,11 +105,11 @@ def _from_inverted(world, letter: str, draw: int, budget: int) -> tuple[dict, in
     ).seed
     centre = shell_centroid(inverted.noise)
     # Each seed starts halfway between the centroid and one of the references.
-    starts = torch.stack([shell_path(centre, noise, 3)[1] for noise in inverted.noise])
+    starts = torch.stack([shell_path(centre, noise, 3)[1] for noise in inverted.noise[:count]])
     settings = within(budget - spent, PAPER)
     start = replace(inverted, noise=starts, sampling=SAMPLING)
     return (
-        optimized(world, letter, SEEDS, draw, settings, refs=refs, start=start),
+        optimized(world, letter, count, draw, settings, refs=refs, start=start),
         spent + cost(settings),
     )
 

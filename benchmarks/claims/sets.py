@@ -1,6 +1,7 @@
 """Sets of pictures of the rare letters, made by bootstrapping: what the next two sections measure.
 
-For every rare letter and 1, 2, 4 and 8 references one set, and as many plain pictures.
+For every rare letter, 1, 2, 4 and 8 references and two draws of these one set, and as many plain
+pictures.
 """
 
 from pathlib import Path
@@ -20,43 +21,47 @@ from .intervals import mean_and_interval
 
 NAME = "sets"
 DEPENDS = (classification,)
-BATCH = 8
 REFERENCES = (1, 2, 4, 8)
-# Enough for the measures of diversity at eight references, and for a classifier at fewer.
+DRAWS = 2  # of references
+# Enough for the measures of diversity at eight references, and for a classifier.
 FEW, MANY = 16, 100
-# So many of one call, since a call has eight prompts and a real set has glyphs of all colours.
+# So many of one call, since a call has a batch's prompts and a real set has glyphs of all colours.
 PART = 25
 
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {f"{x}_4": {"letter": x, "count": 4, "wanted": 12} for x in RARE[-1:]}
+        return {f"{x}_4_0": {"letter": x, "count": 4, "draw": 0, "wanted": 12} for x in RARE[-1:]}
     found = {}
-    for count in reversed(REFERENCES):
-        for letter in reversed(RARE):
-            wanted = MANY if count == 8 and letter in HELD_OUT else FEW
-            found[f"{letter}_{count}"] = {"letter": letter, "count": count, "wanted": wanted}
+    for draw in range(DRAWS):
+        for count in reversed(REFERENCES):
+            for letter in reversed(RARE):
+                wanted = MANY if (count, draw) == (8, 0) and letter in HELD_OUT else FEW
+                unit = {"letter": letter, "count": count, "draw": draw, "wanted": wanted}
+                found[f"{letter}_{count}_{draw}"] = unit
     return found
 
 
-def stored(folder: Path, letter: str, count: int) -> dict[str, torch.Tensor]:
+def stored(folder: Path, letter: str, count: int, draw: int) -> dict[str, torch.Tensor]:
     """Pictures of a set, uint8 [n, 64, 64, 3]: "plain" and "seedselect"."""
-    with np.load(folder / f"{letter}_{count}.npz") as file:
+    with np.load(folder / f"{letter}_{count}_{draw}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in ("plain", "seedselect")}
 
 
-def run(world, path: Path, letter: str, count: int, wanted: int) -> dict:
-    refs = reference_set_from_batch(real_images(letter, count, 0))
+def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> dict:
+    refs = reference_set_from_batch(real_images(letter, count, draw))
+    batch = 8 if wanted > PART else 4
+    first = 1000 * draw + 20
     parts = [
-        _part(world, letter, refs, 20 + count + 100 * number, min(PART, wanted))
+        _part(world, letter, refs, first + count + 100 * number, batch, min(PART, wanted))
         for number in range(-(-wanted // PART))
     ]
     images = torch.cat([part["images"] for part in parts])[:wanted]
     plain, right_plain = [], []
-    for number in range(-(-wanted // BATCH)):
-        batch = optimized(world, letter, BATCH, 40 + number, Settings(iterations=0))
-        plain.append(batch["images"])
-        right_plain += batch["right"]
+    for number in range(-(-wanted // 8)):
+        drawn = optimized(world, letter, 8, first + 20 + number, Settings(iterations=0))
+        plain.append(drawn["images"])
+        right_plain += drawn["right"]
     np.savez_compressed(
         path.with_suffix(".npz"),
         plain=pictures(torch.cat(plain)[:wanted]),
@@ -81,16 +86,16 @@ def run(world, path: Path, letter: str, count: int, wanted: int) -> dict:
     }
 
 
-def _part(world, letter: str, refs, draw: int, wanted: int) -> dict:
+def _part(world, letter: str, refs, draw: int, batch: int, wanted: int) -> dict:
     """One call of `make_set`, with as many pairs of colours as its batch has pictures."""
     _, made = make_set(
         world.model,
-        prompts(world, letter, colour_pairs_of(letter, BATCH, draw)),
+        prompts(world, letter, colour_pairs_of(letter, batch, draw)),
         world.negative,
         world.vae,
         world.encoder,
         refs,
-        {"samples": torch.zeros(BATCH, 4, 8, 8)},
+        {"samples": torch.zeros(batch, 4, 8, 8)},
         SAMPLING.override(seed=number_of(letter, draw)),
         PRESETS["default"],
         SetSettings(count=wanted),
@@ -108,7 +113,7 @@ def _part(world, letter: str, refs, draw: int, wanted: int) -> dict:
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
-        # The plain pictures of a letter are the same, however many references its sets have.
+        # The plain pictures of a draw are the same, however many references its sets have.
         most = max(unit["references"] for unit in own)
         plain = [unit for unit in own if unit["references"] == most]
         row = {"right_plain": mean_and_interval([(u["letter"], u["right_plain"]) for u in plain])}
@@ -118,7 +123,12 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
                 row[key] = mean_and_interval(groups)
         for key in ("evaluations_first", "evaluations_later"):
             row[key] = round(sum(unit[key] for unit in own) / len(own), 1)
-        row["later_share"] = round(row["evaluations_later"] / row["evaluations_first"], 3)
+        row["later_share"] = mean_and_interval(
+            [
+                (unit["letter"], [unit["evaluations_later"] / unit["evaluations_first"]])
+                for unit in own
+            ]
+        )
         for key in ("made", "wanted", "duplicates", "misses"):
             row[key] = sum(unit[key] for unit in own)
         return row

@@ -15,7 +15,7 @@ from .common import HELD_OUT, figures, glyphs, optimized, pictures
 from .intervals import mean_and_interval
 
 NAME = "styles"
-SEEDS, DRAW = 4, 9
+SEEDS, DRAWS = 2, (9, 10)
 
 
 def flat(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -65,20 +65,21 @@ STYLES = {
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {"P_1": {"letter": "P", "style": "outlined"}}
+        return {"P_1_9": {"letter": "P", "draw": 9, "style": "outlined"}}
     return {
-        f"{letter}_{number}": {"letter": letter, "style": style}
+        f"{letter}_{number}_{draw}": {"letter": letter, "draw": draw, "style": style}
         for letter in HELD_OUT
+        for draw in DRAWS
         for number, style in enumerate(STYLES)
     }
 
 
-def run(world, path: Path, letter: str, style: str) -> dict:
+def run(world, path: Path, letter: str, draw: int, style: str) -> dict:
     """The same glyphs, prompts and first noise in every style."""
-    images = STYLES[style](*glyphs(letter, 4, DRAW)).movedim(1, -1)
+    images = STYLES[style](*glyphs(letter, 4, draw)).movedim(1, -1)
     refs = reference_set_from_batch(images)
-    plain = optimized(world, letter, SEEDS, DRAW, Settings(iterations=0), refs=refs)
-    found = optimized(world, letter, SEEDS, DRAW, PRESETS["default"], refs=refs)
+    plain = optimized(world, letter, SEEDS, draw, Settings(iterations=0), refs=refs)
+    found = optimized(world, letter, SEEDS, draw, PRESETS["default"], refs=refs)
     np.savez_compressed(
         path.with_suffix(".npz"),
         references=pictures(images),

@@ -13,7 +13,7 @@ from .common import figures, glyphs, optimized, references
 from .intervals import mean_and_interval
 
 NAME = "tradeoff"
-SEEDS, DRAW = 4, 7
+SEEDS, DRAWS = 2, (7, 8)
 LETTERS_SHOWN = "PS"  # the two that plain sampling draws worst
 DEFAULT = PRESETS["default"]
 # What the judges most often read in plain pictures of a letter that are not that letter.
@@ -34,49 +34,52 @@ SWEEPS = {
 
 
 def units(quick: bool) -> dict[str, dict]:
-    letters = "P" if quick else LETTERS_SHOWN
-    found = {f"default_{letter}": {"letter": letter, "change": {}} for letter in letters}
-    for sweep, variants in SWEEPS.items():
+    pictures = [(letter, draw) for letter in LETTERS_SHOWN for draw in DRAWS]
+    found = {}
+    for sweep, variants in {"default": {"default": {}}, **SWEEPS}.items():
         for label, change in list(variants.items())[: 1 if quick else None]:
-            for letter in letters:
-                name = f"{sweep}_{label}_{letter}".replace(" ", "-").replace(",", "")
-                found[name] = {"letter": letter, "change": change}
-    if quick:
-        found = dict(list(found.items())[:4])
-    return found
+            for letter, draw in pictures[: 1 if quick else None]:
+                unit = {"letter": letter, "draw": draw, "change": change}
+                found[f"{_prefix(sweep, label)}_{letter}{draw}"] = unit
+    return dict(list(found.items())[: 4 if quick else None])
 
 
-def run(world, path: Path, letter: str, change: dict) -> dict:
+def _prefix(sweep: str, label: str) -> str:
+    """What the names of a line's units begin with."""
+    return f"{sweep}_{label}".replace(" ", "-").replace(",", "")
+
+
+def run(world, path: Path, letter: str, draw: int, change: dict) -> dict:
     change = dict(change)
     count, alike = change.pop("references", 4), change.pop("alike", False)
     contrast = change.pop("contrast", False)
     sampling = SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None))
     more = {}
     if contrast:
-        more["contrast"] = references(CONFUSED_WITH[letter], 4, 0)
+        more["contrast"] = references(CONFUSED_WITH[letter], 4, draw)
     if alike:
-        masks, _ = glyphs(letter, count, DRAW)
+        masks, _ = glyphs(letter, count, draw)
         colours = RGB[[0] * count], RGB[[8] * count]
         more["refs"] = reference_set_from_batch(paint(masks.float() / 255, *colours).movedim(1, -1))
     settings = replace(DEFAULT, **change)
     result = optimized(
-        world, letter, SEEDS, DRAW, settings, reference_count=count, sampling=sampling, **more
+        world, letter, SEEDS, draw, settings, reference_count=count, sampling=sampling, **more
     )
     return {"letter": letter, **figures(result)}
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    def row(prefix: str) -> dict:
-        own = [unit for name, unit in found.items() if name.rpartition("_")[0] == prefix]
+    def row(own: list[dict]) -> dict:
         return {
             key: mean_and_interval([(unit["letter"], unit[key]) for unit in own])
             for key in ("right", "colours", "semantic", "norm")
         }
 
-    table = {"default": {"default": row("default")}}
-    for sweep, variants in SWEEPS.items():
+    table = {}
+    for sweep, variants in {"default": {"default": {}}, **SWEEPS}.items():
         for label in variants:
-            prefix = f"{sweep}_{label}".replace(" ", "-").replace(",", "")
-            if any(name.startswith(prefix + "_") for name in found):
-                table.setdefault(sweep, {})[label] = row(prefix)
+            prefix = _prefix(sweep, label)
+            own = [unit for name, unit in found.items() if name.rpartition("_")[0] == prefix]
+            if own:
+                table.setdefault(sweep, {})[label] = row(own)
     return {"sweeps": table}

@@ -21,7 +21,7 @@ from .common import (
 from .intervals import mean_and_interval
 
 NAME = "transfer"
-SEEDS = 8
+SEEDS, DRAWS = 4, (11, 13)
 OTHERS = {
     "as found": {},
     "4 steps": {"steps": 4},
@@ -38,26 +38,29 @@ OTHERS = {
 
 
 def units(quick: bool) -> dict[str, dict]:
-    letters, found_with = ("P", (4,)) if quick else (HELD_OUT, (4, 10))
+    if quick:
+        return {"P_4_11": {"letter": "P", "steps": 4, "draw": 11, "count": 2}}
     return {
-        f"{letter}_{steps}": {"letter": letter, "steps": steps, "count": 2 if quick else SEEDS}
-        for letter in letters
-        for steps in found_with
+        f"{letter}_{steps}_{draw}": {"letter": letter, "steps": steps, "draw": draw, "count": SEEDS}
+        for letter in HELD_OUT
+        for steps in (4, 10)
+        for draw in DRAWS
     }
 
 
-def run(world, path: Path, letter: str, steps: int, count: int) -> dict:
+def run(world, path: Path, letter: str, steps: int, draw: int, count: int) -> dict:
     sampling = SAMPLING.override(steps=steps)
-    result = optimized(world, letter, count, 11, PRESETS["default"], sampling=sampling)
+    result = optimized(world, letter, count, draw, PRESETS["default"], sampling=sampling)
     optimum = result["seed"]
-    noise = torch.randn(optimum.noise.shape, generator=generator_of("noise", letter, steps))
+    generator = generator_of("noise", letter, steps, draw)
+    noise = torch.randn(optimum.noise.shape, generator=generator)
     row = {"letter": letter, "steps": steps, "right": {}, "without": {}}
     for name, change in OTHERS.items():
         change = dict(change)
         pairs = result["pairs"]
         if change.pop("colours", False):
-            pairs = colour_pairs_of(letter, count, 12)
-        how = optimum.sampling.override(**change, seed=number_of(letter, 11))
+            pairs = colour_pairs_of(letter, count, draw + 1)
+        how = optimum.sampling.override(**change, seed=number_of(letter, draw))
         for key, seed in (("right", optimum), ("without", replace(optimum, noise=noise))):
             latent = sample_from_seed(
                 world.model, prompts(world, letter, pairs), world.negative, seed, how
