@@ -4,15 +4,17 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from test_optimize import run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import quality
-from claims import common
+from claims import classification_section, common
 from claims.intervals import mean_and_interval
 
 from seedselect_core.settings import PRESETS, Settings
@@ -67,6 +69,7 @@ def test_where_all_agree_the_interval_is_wilsons():
     all_right = mean_and_interval([("A", [1.0] * 4), ("B", [1.0] * 4)])
     assert all_right == {"mean": 1.0, "low": 0.6756, "high": 1.0, "count": 8}
     assert mean_and_interval([("A", [0.0] * 8)])["high"] == 0.3244
+    assert mean_and_interval([("A", [0.0] * 8)], shares=False)["high"] == 0.0
 
 
 def test_draws_differ_and_repeat():
@@ -106,3 +109,29 @@ def summarise(found):
         place("told", source.replace("(found):\n    return 1", "(found):\n    return 2")) == first
     )
     assert place("done", source.replace("run():\n    return 1", "run():\n    return 2")) != first
+
+
+def test_a_gain_is_between_classifiers_with_the_same_real_images():
+    letters = classification_section.GROUPS["overall"]
+
+    def unit(arm: str, draw: int, right: list[int]) -> dict:
+        return {"arm": arm, "n": 4, "draw": draw, "right": dict.fromkeys(letters, right)}
+
+    found = [unit("adjusted", 0, [1, 1]), unit("adjusted", 1, [1, 0])]
+    found += [unit("seedselect", 0, [1, 1]), unit("seedselect", 1, [1, 0])]
+    table = classification_section.summarise(dict(enumerate(found)), None, None)["table"]
+    found = table["4 real images"]
+    assert found["best rival"] == "adjusted"
+    assert found["arms"]["seedselect"]["rare"]["mean"] == 0.75
+    assert found["arms"]["seedselect"]["rare"]["low"] < 0.75
+    # All that the mean gain is made of is 0, so that its interval cannot go below.
+    assert found["gain"]["rare"]["mean"] == found["gain"]["rare"]["low"] == 0
+
+
+def test_the_pictures_shown_are_those_of_the_first_draw(tmp_path):
+    for name, colour in (("late", 255), ("early", 0)):
+        np.savez(tmp_path / f"{name}.npz", made=np.full((3, 8, 8, 3), colour, np.uint8))
+    units = {"late": {"draw": 5}, "early": {"draw": 2}, "without": {"draw": 2}}
+    quality.save_pictures(tmp_path, units, tmp_path / "shown.png")
+    with Image.open(tmp_path / "shown.png") as shown:
+        assert np.asarray(shown).max() == 0

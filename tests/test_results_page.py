@@ -46,7 +46,7 @@ def test_nothing_is_said_of_figures_that_are_not_current(write):
 
 def test_explanations_go_with_their_figures(write):
     said = "a letter is easy to learn"
-    assert said in write(["classification"]) and said not in write(["diversity"])
+    assert said in write(["classification"]) and said not in write(["transfer"])
 
 
 def test_other_code_makes_a_section_stale(tmp_path, monkeypatch):

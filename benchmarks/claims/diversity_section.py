@@ -50,21 +50,18 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = {}
     for eye in next(iter(found.values()))["reports"]:
         rows = {unit["letter"]: _row(unit["reports"][eye]) for unit in found.values()}
-        mean = {
-            who: {
-                key: mean_and_interval([(letter, [row[who][key]]) for letter, row in rows.items()])
+        table[eye] = {"letters": rows, "mean": {}}
+        for who in ("real", "seedselect", "plain"):
+            own = {letter: row[who] for letter, row in rows.items()}
+            figures = {
+                key: mean_and_interval([(x, [row[key]]) for x, row in own.items()], shares=False)
                 for key in KEYS
             }
-            for who in ("real", "seedselect", "plain")
-        }
-        for who, figures in mean.items():
-            own = [
-                (letter, row[who]["duplicates"], row[who]["count"]) for letter, row in rows.items()
-            ]
+            near = {x: (row["duplicates"], row["count"]) for x, row in own.items()}
             figures["duplicate_share"] = mean_and_interval(
-                [(letter, [1] * near + [0] * (count - near)) for letter, near, count in own]
+                [(x, [1] * some + [0] * (count - some)) for x, (some, count) in near.items()]
             )
-        table[eye] = {"letters": rows, "mean": mean}
+            table[eye]["mean"][who] = figures
     return {"table": table}
 
 

@@ -4,22 +4,23 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-def mean_and_interval(groups: list[tuple[str, list[float]]]) -> dict:
+def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True) -> dict:
     """Mean of all values, and its 95 % interval by bootstrap.
 
     Pictures of a group share references and prompt, groups of a letter share how well the model
     knows it: letters are drawn again, then groups of each, then values of each. Where all values
-    are 0 or all are 1, which leaves a bootstrap nothing to vary, Wilson's interval.
+    are 0 or all are 1, which leaves a bootstrap nothing to vary, Wilson's interval of a share.
 
     Args:
         groups: letter and values of every group, none of them empty.
+        shares: values are 0 to 1, and their mean is a share.
     """
     letters: dict[str, list[np.ndarray]] = {}
     for letter, values in groups:
         letters.setdefault(letter, []).append(np.asarray(values, float))
     everything = np.concatenate([values for own in letters.values() for values in own])
     mean, count = float(everything.mean()), len(everything)
-    if mean in (0.0, 1.0) and np.ptp(everything) == 0:
+    if shares and mean in (0.0, 1.0) and np.ptp(everything) == 0:
         low, high = binomtest(round(mean * count), count).proportion_ci(method="wilson")
     else:
         low, high = np.quantile(_bootstrap(list(letters.values())), [0.025, 0.975])
