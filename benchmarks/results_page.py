@@ -243,12 +243,14 @@ def sets() -> str:
             percent(row["right_later"]) if "right_later" in row else "",
             f"{row['evaluations_first']:.0f}, {row['evaluations_later']:.0f}",
             percent(row["later_share"]),
-            f"{row['made']} of {row['wanted']}; {row['duplicates']}, {row['misses']}",
+            f"{row['wanted']}; {row['duplicates']}, {row['misses']}",
+            f"{row['short']} of {row['sets']}",
         ]
         for name, row in result["summary"]["table"].items()
     ]
     head = ["sets", "plain, right", "first batch, right", "later, right"]
-    head += ["predictions a picture: first, later", "later's share", "made; duplicates, misses"]
+    head += ["predictions a picture: first, later", "later's share", "wanted; duplicates, misses"]
+    head += ["sets that stayed short"]
     return "\n\n".join([table(head, rows), kept("sets"), told(result)])
 
 

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from claims import classification
+from claims import classification, classification_section
 
 from pocket.atlas import atlas_fonts, load_atlas, paint_glyphs
 from pocket.drawing import TAIL_ORDER
@@ -106,3 +107,11 @@ def test_nearest_centroid_reads_what_an_encoder_tells_apart():
         lambda images: classification.shrink(classification.strokes(images)).flatten(1), 2, 0
     )
     assert result["overall"] > 0.3
+
+
+def test_a_set_that_stayed_short_is_learned_from_all_the_same(tmp_path):
+    for letter, images in zip(classification.RARE, perfect_pictures(3).numpy(), strict=True):
+        few = images[: 2 if letter == "P" else 3]
+        np.savez(tmp_path / f"{letter}_4_1.npz", plain=few, seedselect=few)
+    how = {"arm": "seedselect", "n": 4, "draw": 1, "quick": True}
+    assert len(classification_section.run(None, tmp_path, tmp_path, **how)["right"]) == 26

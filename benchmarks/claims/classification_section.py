@@ -37,11 +37,11 @@ def run(world, path: Path, made: Path, arm: str, n: int, draw: int, quick: bool)
         return how | classification.nearest_centroid(world.encoder, n, draw)
     generated = {}
     if arm in ("plain", "seedselect"):
-        sets_of = [sets.stored(made, letter, n, draw)[arm] for letter in RARE]
-        generated[arm] = torch.stack([images[: sets.FEW] for images in sets_of])
+        # A set may have found fewer.
+        generated[arm] = [sets.stored(made, letter, n, draw)[arm][: sets.FEW] for letter in RARE]
     # Gradients: the caller's inference mode would keep them off.
     with torch.inference_mode(False), torch.enable_grad():
-        generated = {key: value.clone() for key, value in generated.items()}
+        generated = {key: [own.clone() for own in value] for key, value in generated.items()}
         return how | classification.run(arm, n, draw, reals=draw, quick=quick, **generated)
 
 
@@ -63,7 +63,7 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
                 for ours, theirs in zip(rights["seedselect"], rights[best], strict=True)
             ]
             table[f"{n} real images"]["gain"] = _means(gains)
-    return {"table": table, "generated for each rare letter": sets.FEW}
+    return {"table": table, "generated for each rare letter, at most": sets.FEW}
 
 
 GROUPS = {"rare": RARE, "frequent": FREQUENT, "overall": [*RARE, *FREQUENT]}

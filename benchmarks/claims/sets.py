@@ -131,6 +131,8 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
         )
         for key in ("made", "wanted", "duplicates", "misses"):
             row[key] = sum(unit[key] for unit in own)
+        row["sets"] = len(own)
+        row["short"] = sum(unit["made"] < unit["wanted"] for unit in own)
         return row
 
     table = {"all": of(list(found.values()))}
