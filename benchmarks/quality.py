@@ -36,7 +36,6 @@ from claims import (
     rivals,
     sets,
     styles,
-    thorough,
     tradeoff,
     transfer,
 )
@@ -45,7 +44,6 @@ SECTIONS = {
     module.NAME: module
     for module in (
         frequency,
-        thorough,
         rivals,
         transfer,
         sets,
@@ -100,13 +98,15 @@ def save_pictures(folder: Path, units: dict[str, dict], path: Path) -> None:
     """A row for each unit of the first draw that kept pictures: of each kind as many of the first.
 
     Args:
+        folder: holds for each such unit its kinds, uint8 [n, H, W, 3], or [rows, n, H, W, 3].
         units: what each unit was given.
     """
     rows, first = [], min(how.get("draw", 0) for how in units.values())
     for name, how in units.items():
         if how.get("draw", 0) == first and (folder / f"{name}.npz").exists():
             with np.load(folder / f"{name}.npz") as file:
-                rows.append([file[kind] for kind in file])
+                kinds = [file[kind] for kind in file]
+            rows += zip(*kinds, strict=True) if kinds[0].ndim == 5 else [kinds]
     if rows:
         each = min(8, *(len(kind) for row in rows for kind in row))
         shown = torch.from_numpy(np.concatenate([kind[:each] for row in rows for kind in row]))

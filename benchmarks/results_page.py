@@ -121,31 +121,14 @@ def frequency() -> str:
             f"{row['missed']:g} of {row['of']}",
             f"{row['read by both']:.3f}",
             ", ".join(f"{loss:.3f}" for loss in row["others"]),
+            f"{row['others read by the encoder']} of {len(row['others'])}",
         ]
         for letter, row in result["summary"]["missed"].items()
     ]
     losses = ["missed", "pictures (a judge counts half)", "mean semantic loss of those both read"]
-    losses += ["semantic losses of the others"]
+    losses += ["semantic losses of the others", "the encoder reads of these"]
     tables = [table(head, rows), table(losses, missed)]
     return "\n\n".join([finish(figure, "frequency"), *tables, told(result)])
-
-
-def thorough() -> str:
-    result = section("thorough")
-    letters = result["summary"]["letters"] | {"all": result["summary"]["all"]}
-    rows = [
-        [
-            letter,
-            *(percent(of[preset]["right"]) for preset in of),
-            ", ".join(f"{of[preset]['semantic']['mean']:.3f}" for preset in of),
-            percent(of["thorough"]["colours"]),
-            f"{of['thorough']['norm']['mean']:.2f}",
-        ]
-        for letter, of in letters.items()
-    ]
-    head = ["letter", "default, right", "thorough, right", "semantic loss: default, thorough"]
-    head += ["both colours right, thorough", "norm, thorough"]
-    return "\n\n".join([table(head, rows), told(result)])
 
 
 def rivals() -> str:
@@ -321,11 +304,6 @@ def goals() -> str:
         row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
         colours = rare["with"]["colours"]["mean"]
         row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
-    if current("thorough"):
-        both = section("thorough")["summary"]["all"]
-        most, usual = (both[preset]["right"]["mean"] for preset in ("thorough", "default"))
-        measured = f"{most:.1%}; the default on the same pictures {usual:.1%}"
-        row("97 % at four times the cost (preset *thorough*)", measured, most >= 0.97)
     if current("rivals"):
         summary = section("rivals")["summary"]
         for budget, found in summary["ahead"].items():
@@ -380,7 +358,6 @@ PARTS = {
     part.__name__: part
     for part in (
         frequency,
-        thorough,
         rivals,
         tradeoff,
         styles,

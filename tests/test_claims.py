@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import quality
 from claims import classification_section, common
 from claims.intervals import mean_and_interval
+from claims.readings import read_by_encoder
 
 from seedselect_core.settings import PRESETS, Settings
 
@@ -135,3 +136,31 @@ def test_the_pictures_shown_are_those_of_the_first_draw(tmp_path):
     quality.save_pictures(tmp_path, units, tmp_path / "shown.png")
     with Image.open(tmp_path / "shown.png") as shown:
         assert np.asarray(shown).max() == 0
+
+
+def test_a_unit_may_keep_several_rows_of_pictures(tmp_path):
+    rows = np.stack([np.full((3, 8, 8, 3), colour, np.uint8) for colour in (40, 80)])
+    np.savez(tmp_path / "both.npz", plain=rows, made=rows[:, :2])
+    quality.save_pictures(tmp_path, {"both": {}}, tmp_path / "shown.png")
+    with Image.open(tmp_path / "shown.png") as shown:
+        # Two kinds of two pictures each, a row of them after the other.
+        assert shown.size == (4 * 10 + 2, 2 * 10 + 2)
+        assert [int(np.asarray(shown)[y, 5, 0]) for y in (5, 15)] == [40, 80]
+
+
+def test_groups_side_by_side_keep_to_themselves():
+    """Prompts, references and verdicts of a batch are each those of its own group."""
+    world = common.PocketWorld()
+    groups = [("A", 0), ("F", 1)]
+    with torch.inference_mode():
+        found = common.optimized(world, groups, 2, Settings(iterations=0))
+        for (letter, draw), own in zip(groups, found, strict=True):
+            assert (own["letter"], own["draw"]) == (letter, draw)
+            assert own["pairs"] == common.colour_pairs_of(letter, 2, draw)
+            assert own["right"] == [1.0, 1.0] and own["colours"] == [True, True]
+            again = common.optimized(
+                world, [(letter, draw)], 2, Settings(iterations=0), start=own["seed"]
+            )[0]
+            assert again["semantic"] == pytest.approx(own["semantic"], abs=1e-4)
+            assert read_by_encoder(world, own) == [True, True]
+        assert read_by_encoder(world, found[0] | {"letter": "F"}) == [False, False]

@@ -16,8 +16,13 @@ differ only in what the CNN learns from:
 - ``plain``: balanced, and a share of each rare class is plain samples of the diffusion model;
 - ``seedselect``: the same with pictures from seeds that were optimized on those very ``n`` images.
 
-`nearest_centroid` is no arm but a line of reference: what the encoder in SeedSelect's loss, which
-was trained on all letters, could have told without any picture being made.
+Lines of reference, no rivals:
+
+- ``seen fonts``: in their place the glyphs that the diffusion model was trained on, as various as
+  what it draws could be;
+- ``more real``: in their place further real pictures, the best that any generator could give;
+- `nearest_centroid`: what the encoder in SeedSelect's loss, which was trained on all letters, could
+  have told without any picture being made.
 
 Generated pictures are used as they come. No judge takes part.
 """
@@ -30,13 +35,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from pocket.atlas import atlas_fonts, load_atlas, paint_glyphs
-from pocket.drawing import TAIL_ORDER
+from pocket.drawing import RGB, TAIL_ORDER, colour_pairs, jitter, paint
 from pocket.glyphs import LETTERS
 
 RARE, FREQUENT = TAIL_ORDER[-8:], TAIL_ORDER[:-8]
 REAL_GROUP, TEST_GROUP = "test", "report"
-ARMS = ("real", "augmented", "balanced", "adjusted", "plain", "seedselect")
+RIVALS = ("real", "augmented", "balanced", "adjusted", "plain")
+ARMS = (*RIVALS, "seedselect", "seen fonts", "more real")
 SHOTS = (1, 2, 4, 8)
+MADE = 16  # generated pictures of each rare letter, at most
 GENERATED_SHARE = 0.5  # of the rare classes' training pictures, in ``plain`` and ``seedselect``
 STEPS, QUICK_STEPS, BATCH = 500, 125, 64
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 4e-3, 0.05, 0.05
@@ -59,6 +66,15 @@ def real_images(letter: str, n: int, draw: int) -> torch.Tensor:
         families.add(fonts[font]["family"])
     masks = load_atlas(REAL_GROUP)[first + others, LETTERS.index(letter)]
     return paint_glyphs(masks, generator)[:n].movedim(1, -1)
+
+
+def known_glyphs(letter: str, count: int, draw: int) -> torch.Tensor:
+    """A rare letter as the diffusion model saw it in training, in few fonts: [count, 64, 64, 3]."""
+    generator = torch.Generator().manual_seed(6091 * draw + LETTERS.index(letter))
+    seen = load_atlas("seen")[letter]
+    masks = seen[torch.arange(count) % len(seen)]
+    ink, ground = colour_pairs(count, generator)
+    return paint(jitter(masks, generator), RGB[ink], RGB[ground]).movedim(1, -1)
 
 
 @functools.cache
@@ -257,6 +273,10 @@ def run(
     if arm not in ARMS:
         raise ValueError(f"There is no arm {arm!r}, only {ARMS}.")
     generated = {"plain": plain, "seedselect": seedselect}.get(arm)
+    if arm == "more real":
+        generated = [real_images(letter, n + MADE, reals)[n:] for letter in RARE]
+    if arm == "seen fonts":
+        generated = [known_glyphs(letter, MADE, reals) for letter in RARE]
     if generated is None and arm in ("plain", "seedselect"):
         raise ValueError(f"The arm {arm!r} needs its pictures: give {arm}=.")
     real, made = training_data(n, reals, generated)
@@ -264,7 +284,7 @@ def run(
         real,
         made,
         augmented=arm != "real",
-        balanced=arm in ("balanced", "plain", "seedselect"),
+        balanced=arm == "balanced" or generated is not None,
         adjusted=arm == "adjusted",
         draw=draw,
         steps=QUICK_STEPS if quick else STEPS,

@@ -6,15 +6,13 @@ import numpy as np
 import torch
 
 from . import classification, sets
-from .classification import ARMS, FREQUENT, SHOTS
+from .classification import ARMS, FREQUENT, RIVALS, SHOTS
 from .common import RARE
 from .intervals import mean_and_interval
 
 NAME = "classification"
 DEPENDS = (classification,)
 NEEDS = sets
-RIVALS = ("real", "augmented", "balanced", "adjusted", "plain")
-DRAWS = sets.DRAWS  # of real pictures, and with them of a classifier's initialisation
 
 
 def units(quick: bool) -> dict[str, dict]:
@@ -27,7 +25,8 @@ def units(quick: bool) -> dict[str, dict]:
         f"{arm}_{n}_{draw}": {"arm": arm, "n": n, "draw": draw, "quick": False}
         for n in SHOTS
         for arm in (*ARMS, "nearest centroid")
-        for draw in range(DRAWS)
+        # A draw of real pictures, which are the sets' references, and of an initialisation.
+        for draw in range(sets.REFERENCES[n])
     }
 
 

@@ -1,7 +1,9 @@
-"""What the sections of the quality benchmark share: prompts, references, one optimized batch."""
+"""What the sections of the quality benchmark share: prompts, references, an optimized batch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from pocket_world import COLOURS, SAMPLING, PocketWorld, colours_right
 
@@ -13,7 +15,7 @@ from pocket.drawing import TAIL_ORDER, prompt
 from pocket.glyphs import LETTERS
 from seedselect_core.losses import semantic_loss
 from seedselect_core.optimize import optimize_seed
-from seedselect_core.references import ReferenceSet, reference_set_from_batch
+from seedselect_core.references import ReferenceSet, combine, reference_set_from_batch
 from seedselect_core.settings import Settings
 from seedselect_core.targets import build_targets
 from seedselect_core.vae_codec import VaeCodec
@@ -54,9 +56,9 @@ def colour_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]
     return [(COLOURS[ink], COLOURS[ground]) for ink, ground in order]
 
 
-def prompts(world: PocketWorld, letter: str, pairs: list[tuple[str, str]]) -> list:
-    """One conditioning that holds a prompt for each picture of a batch."""
-    each = [world.condition(prompt(letter, *pair))[0] for pair in pairs]
+def prompts(world: PocketWorld, wanted: Sequence[tuple[str, str, str]]) -> list:
+    """One conditioning that holds a prompt for each picture of a batch: letter, ink, ground."""
+    each = [world.condition(prompt(*what))[0] for what in wanted]
     pooled = torch.cat([extra["pooled_output"] for _, extra in each])
     return [[torch.cat([cond for cond, _ in each]), {"pooled_output": pooled}]]
 
@@ -68,43 +70,61 @@ def number_of(letter: str, draw: int) -> int:
 
 def optimized(
     world: PocketWorld,
-    letter: str,
+    groups: Sequence[tuple[str, int]],
     count: int,
-    draw: int,
     settings: Settings,
     *,
     reference_count: int = 4,
-    group: str = "report",
     sampling=SAMPLING,
-    refs: ReferenceSet | None = None,
+    refs: Sequence[ReferenceSet] | None = None,
     **more,
-) -> dict:
-    """Optimize ``count`` seeds of a letter; returns seed, images, prompts' colours and verdicts."""
-    pairs = colour_pairs_of(letter, count, draw)
-    seed, drawn, history = optimize_seed(
+) -> list[dict]:
+    """Optimize ``count`` seeds of every group side by side: a large batch costs less than many.
+
+    Args:
+        groups: letter and draw of each; a group has prompts and references of its own.
+        refs: those of each group, where they are not to be drawn.
+
+    Returns:
+        For each group letter, draw, seed, images, prompts' colours, verdicts and figures.
+    """
+    refs = refs or [references(letter, reference_count, draw) for letter, draw in groups]
+    ends = list(accumulate(len(own) for own in refs))
+    subsets = [list(range(end - len(own), end)) for own, end in zip(refs, ends, strict=True)]
+    pairs = [colour_pairs_of(letter, count, draw) for letter, draw in groups]
+    wanted = [(x, *pair) for (x, _), own in zip(groups, pairs, strict=True) for pair in own]
+    seed, drawn, _ = optimize_seed(
         world.model,
-        prompts(world, letter, pairs),
+        prompts(world, wanted),
         world.negative,
         world.vae,
         world.encoder,
-        refs or references(letter, reference_count, draw, group),
-        {"samples": torch.zeros(count, 4, 8, 8)},
-        sampling.override(seed=number_of(letter, draw)),
+        combine(*refs),
+        {"samples": torch.zeros(len(wanted), 4, 8, 8)},
+        sampling.override(seed=number_of(*groups[0])),
         settings,
+        subsets=[own for own in subsets for _ in range(count)],
         **more,
     )
     images = world.vae.decode(drawn["samples"])
-    return {
-        "seed": seed,
-        "images": images,
-        "pairs": pairs,
-        "history": history,
-        **verdicts(world, images, letter, pairs),
-        "semantic": seed.semantic,
-        "first_semantic": seed.first_semantic,
-        "norm": seed.noise.flatten(1).norm(dim=1).tolist(),
-        "evaluations": seed.evaluations / count,
-    }
+    norms = seed.noise.flatten(1).norm(dim=1).tolist()
+    found = []
+    for number, ((letter, draw), own) in enumerate(zip(groups, pairs, strict=True)):
+        rows = slice(count * number, count * (number + 1))
+        found.append(
+            {
+                "letter": letter,
+                "draw": draw,
+                "seed": seed.with_noise(seed.noise[rows]),
+                "images": images[rows],
+                "pairs": own,
+                **verdicts(world, images[rows], letter, own),
+                "semantic": seed.semantic[rows],
+                "norm": norms[rows],
+                "evaluations": seed.evaluations / len(wanted),
+            }
+        )
+    return found
 
 
 def verdicts(world: PocketWorld, images: torch.Tensor, letter: str, pairs) -> dict:
@@ -132,11 +152,11 @@ def semantic_alike(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet)
     return semantic_loss(embeddings, targets.semantic).mean(0).tolist()
 
 
-FIGURES = ("right", "colours", "semantic", "first_semantic", "norm", "evaluations")
+FIGURES = ("letter", "draw", "right", "colours", "semantic", "norm", "evaluations")
 
 
 def figures(result: dict) -> dict:
-    """What of `optimized`'s result goes into JSON."""
+    """What of a group of `optimized` goes into JSON."""
     return {key: result[key] for key in FIGURES}
 
 

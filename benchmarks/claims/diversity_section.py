@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from pocket.atlas import load_atlas, paint_glyphs
+from pocket.drawing import COLOURS, RGB, paint
 from pocket.glyphs import LETTERS
 from pocket.judges import normalise
 from seedselect_core.diversity import diversity_report
 
 from . import sets
-from .classification import REAL_GROUP, real_images
+from .classification import REAL_GROUP, known_glyphs, real_images
 from .common import HELD_OUT, generator_of
 from .intervals import mean_and_interval
 
@@ -31,28 +32,50 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     others = paint_glyphs(others, generator_of("real", letter)).movedim(1, -1)
     known = len(load_atlas(REAL_GROUP))
     real = torch.cat([real_images(letter, known, 0)[count:], others])
-    pictures = sets.stored(made, letter, count, 0)
-    every = {"real": real} | {name: images.float() / 255 for name, images in pictures.items()}
+    every = {name: x.float() / 255 for name, x in sets.stored(made, letter, count, 0).items()}
+    every["real glyphs in the set's colours"] = _in_colours_of_the_set(letter, count)
+    every["fonts the model has seen"] = known_glyphs(letter, sets.MANY, 0)
     judge = torch.nn.Sequential(*list(world.judges["plain"].children())[:-1])
     eyes = {
         "the encoder of the loss": world.encoder,
         "a judge": lambda images: judge(normalise(images.movedim(-1, 1))),
     }
-    reports = {}
+    found = {}
     for eye, see in eyes.items():
-        features = {name: F.normalize(see(images), dim=1) for name, images in every.items()}
-        report = diversity_report(features["real"], features["seedselect"], features["plain"])
-        reports[eye] = asdict(report)
-    return {"letter": letter, "reports": reports}
+        features = F.normalize(see(real), dim=1)
+        reports = {
+            name: diversity_report(features, F.normalize(see(images), dim=1))
+            for name, images in every.items()
+        }
+        some = next(iter(reports.values()))
+        found[eye] = {
+            "bins": some.bins,
+            "compared": some.compared,
+            "notes": some.notes,
+            "rows": {"real": asdict(some.real)}
+            | {name: asdict(report.generated) for name, report in reports.items()},
+        }
+    return {"letter": letter, "eyes": found}
+
+
+def _in_colours_of_the_set(letter: str, count: int) -> torch.Tensor:
+    """As many real glyphs as a set has pictures, IMAGE, in the pairs of colours that it has."""
+    masks = torch.cat([load_atlas(x)[:, LETTERS.index(letter)] for x in (REAL_GROUP, "report")])
+    masks = masks[torch.randperm(len(masks), generator=generator_of("colours", letter))]
+    calls = sets.calls(letter, count, 0, sets.MANY)
+    pairs = [pair for own in calls.values() for pair in own]
+    pairs = [pairs[number % len(pairs)] for number in range(sets.MANY)]
+    ink, ground = ([COLOURS.index(pair[i]) for pair in pairs] for i in (0, 1))
+    return paint(masks[: sets.MANY].float() / 255, RGB[ink], RGB[ground]).movedim(1, -1)
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = {}
-    for eye in next(iter(found.values()))["reports"]:
-        rows = {unit["letter"]: _row(unit["reports"][eye]) for unit in found.values()}
-        table[eye] = {"letters": rows, "mean": {}}
-        for who in ("real", "seedselect", "plain"):
-            own = {letter: row[who] for letter, row in rows.items()}
+    for eye, some in next(iter(found.values()))["eyes"].items():
+        letters = {unit["letter"]: unit["eyes"][eye] for unit in found.values()}
+        table[eye] = {"letters": letters, "mean": {}}
+        for who in some["rows"]:
+            own = {letter: eyes["rows"][who] for letter, eyes in letters.items()}
             figures = {
                 key: mean_and_interval([(x, [row[key]]) for x, row in own.items()], shares=False)
                 for key in KEYS
@@ -66,11 +89,3 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
 
 
 KEYS = ("entropy", "ndb", "pairwise", "nearest_real")
-
-
-def _row(report: dict) -> dict:
-    row = {"bins": report["bins"], "compared": report["compared"], "notes": report["notes"]}
-    for who, name in (("real", "real"), ("generated", "seedselect"), ("plain", "plain")):
-        row[name] = {key: round(report[who][key], 3) for key in KEYS}
-        row[name] |= {key: report[who][key] for key in ("duplicates", "copies", "count")}
-    return row

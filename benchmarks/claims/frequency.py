@@ -6,87 +6,101 @@ from pocket_world import FONTS_SEEN
 
 from seedselect_core.settings import PRESETS, Settings
 
+from . import readings
 from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
 from .intervals import mean_and_interval
+from .readings import read_by_encoder
 
 NAME = "frequency"
+DEPENDS = (readings,)
 PLAIN = Settings(iterations=0)
+# Draws of references, prompts and first noise, and pictures of each.
+OF_A_RARE_LETTER, OF_ANOTHER = (3, 8), (2, 2)
+SIDE_BY_SIDE = 3  # of the other letters
 
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {f"{letter}_0": {"letter": letter, "draw": 0, "count": 2} for letter in "AKP"}
-    return {
-        f"{letter}_{draw}": {
-            "letter": letter,
-            "draw": draw,
-            "count": 8 if letter in RARE else 2,
-        }
-        for letter in reversed(TAIL_ORDER)
-        for draw in range(3 if letter in RARE else 2)
-    }
+        return {"AKP": {"letters": "AKP", "draws": 1, "count": 2}}
+    others = TAIL_ORDER[: -len(RARE)]
+    parts = [others[i : i + SIDE_BY_SIDE] for i in range(0, len(others), SIDE_BY_SIDE)]
+    found = {}
+    for letters in (*reversed(RARE), *reversed(parts)):
+        draws, count = OF_A_RARE_LETTER if letters in RARE else OF_ANOTHER
+        found[letters] = {"letters": letters, "draws": draws, "count": count}
+    return found
 
 
-def run(world, path: Path, letter: str, draw: int, count: int) -> dict:
+def run(world, path: Path, letters: str, draws: int, count: int) -> dict:
     """Other references, prompts and seeds in every draw."""
+    groups = [(letter, draw) for letter in letters for draw in range(draws)]
+    without = optimized(world, groups, count, PLAIN)
+    found = optimized(world, groups, count, PRESETS["default"])
     return {
-        "letter": letter,
-        "without": figures(optimized(world, letter, count, draw, PLAIN)),
-        "with": figures(optimized(world, letter, count, draw, PRESETS["default"])),
+        "without": [figures(group) for group in without],
+        "with": [
+            figures(group) | {"read by the encoder": read_by_encoder(world, group)}
+            for group in found
+        ],
     }
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    rows = []
-    for letter in TAIL_ORDER:
-        own = [unit for unit in found.values() if unit["letter"] == letter]
-        if own:
-            rows.append({"letter": letter, "fonts": FONTS_SEEN[letter], **_both(own)})
+    groups = {
+        when: [group for unit in found.values() for group in unit[when]]
+        for when in ("without", "with")
+    }
+    letters = [x for x in TAIL_ORDER if any(group["letter"] == x for group in groups["with"])]
     buckets = {
         "eight rarest": RARE,
         "four of them, held out": HELD_OUT,
         "30 to 300 fonts": [x for x in TAIL_ORDER if 30 <= FONTS_SEEN[x] < 300],
         "300 fonts and more": [x for x in TAIL_ORDER if FONTS_SEEN[x] >= 300],
     }
-    chosen = {
-        name: [unit for unit in found.values() if unit["letter"] in letters]
-        for name, letters in buckets.items()
-    }
     return {
-        "letters": rows,
-        "buckets": {name: _both(own) for name, own in chosen.items() if own},
-        "missed": _missed([unit for unit in found.values() if unit["letter"] in RARE]),
+        "letters": [{"letter": x, "fonts": FONTS_SEEN[x], **_both(groups, [x])} for x in letters],
+        "buckets": {
+            name: _both(groups, own)
+            for name, own in buckets.items()
+            if not set(letters).isdisjoint(own)
+        },
+        "missed": _missed([group for group in groups["with"] if group["letter"] in RARE]),
     }
 
 
-def _both(own: list[dict]) -> dict:
+def _both(groups: dict[str, list[dict]], letters) -> dict:
     return {
         when: {
-            key: mean_and_interval([(unit["letter"], unit[when][key]) for unit in own])
+            key: mean_and_interval(
+                [(group["letter"], group[key]) for group in own if group["letter"] in letters]
+            )
             # Not the semantic loss: the two are optimized under different numbers of views.
             for key in ("right", "colours", "norm")
         }
-        for when in ("without", "with")
-    } | {"evaluations": round(sum(unit["with"]["evaluations"] for unit in own) / len(own))}
+        for when, own in groups.items()
+    }
 
 
 def _missed(own: list[dict]) -> dict:
-    """Of each letter that is missed: how much, and the semantic loss of what is read and is not."""
+    """Of each letter that is missed: how much, what loss is left, and what the encoder reads."""
     rows = {}
-    for letter in dict.fromkeys(unit["letter"] for unit in own):
+    for letter in dict.fromkeys(group["letter"] for group in own):
         pictures = [
-            pair
-            for unit in own
-            if unit["letter"] == letter
-            for pair in zip(unit["with"]["right"], unit["with"]["semantic"], strict=True)
+            picture
+            for group in own
+            if group["letter"] == letter
+            for picture in zip(
+                group["right"], group["semantic"], group["read by the encoder"], strict=True
+            )
         ]
-        missed = sum(1 - right for right, _ in pictures)
-        if missed:
-            read = [loss for right, loss in pictures if right == 1]
+        others = [picture for picture in pictures if picture[0] < 1]
+        if others:
+            read = [loss for right, loss, _ in pictures if right == 1]
             rows[letter] = {
-                "missed": missed,
+                "missed": sum(1 - right for right, _, _ in others),
                 "of": len(pictures),
-                "read by both": round(sum(read) / len(read), 3),
-                "others": sorted(round(loss, 3) for right, loss in pictures if right < 1),
+                "read by both": round(sum(read) / len(read), 3) if read else None,
+                "others": sorted(round(loss, 3) for _, loss, _ in others),
+                "others read by the encoder": sum(reads for _, _, reads in others),
             }
     return rows

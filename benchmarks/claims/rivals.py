@@ -8,6 +8,7 @@ from pocket_world import SAMPLING
 
 from seedselect_core.geometry import shell_centroid, shell_path
 from seedselect_core.inversion import invert_images
+from seedselect_core.references import combine
 from seedselect_core.settings import PRESETS, Settings
 
 from .common import (
@@ -26,7 +27,8 @@ from .intervals import mean_and_interval
 
 NAME = "rivals"
 # Draws at each budget, and pictures of each: small budgets are cheap, and all lie close together.
-BUDGETS = {25: (18, 4), 100: (2, 4), 400: (2, 4), 1600: (2, 2)}
+BUDGETS = {25: (12, 4), 100: (3, 4), 400: (3, 2), 1600: (3, 1)}
+TOGETHER = 6  # draws of a unit, at most
 REFERENCES = 4
 STEPS = SAMPLING.steps
 PAPER = PRESETS["paper"]
@@ -68,89 +70,95 @@ def units(quick: bool) -> dict[str, dict]:
     found = {}
     # The long ones first, so that no process is left with one at the end.
     for budget, (draws, count) in reversed(budgets.items()):
-        for draw in range(draws):
-            for letter in "P" if quick else HELD_OUT:
-                for number, method in enumerate(METHODS):
-                    unit = {"letter": letter, "draw": draw, "count": count}
-                    unit |= {"budget": budget, "method": method}
-                    found[f"{budget}_{letter}_{draw}_{number}"] = unit
+        for number, method in enumerate(METHODS):
+            for first in range(0, draws, TOGETHER):
+                found[f"{budget}_{number}_{first}"] = {
+                    "letters": "P" if quick else HELD_OUT,
+                    "draws": list(range(first, min(draws, first + TOGETHER))),
+                    "count": count,
+                    "budget": budget,
+                    "method": method,
+                }
     return found
 
 
-def run(world, path: Path, letter: str, draw: int, count: int, budget: int, method: str) -> dict:
-    how = {"letter": letter, "draw": draw, "budget": budget, "method": method}
+def run(
+    world, path: Path, letters: str, draws: list[int], count: int, budget: int, method: str
+) -> dict:
+    groups = [(letter, draw) for letter in letters for draw in draws]
+    refs = [references(letter, REFERENCES, draw) for letter, draw in groups]
     if method == "NAO start":
-        result, spent = _from_inverted(world, letter, draw, count, budget)
+        found, spent = _from_inverted(world, groups, count, refs, budget)
     else:
         settings = METHODS[method](budget)
-        result, spent = optimized(world, letter, count, draw, settings), cost(settings)
-    alike = semantic_alike(world, result["images"], references(letter, REFERENCES, draw))
-    return how | figures(result) | {"cost": spent, "semantic_alike": alike}
+        found, spent = optimized(world, groups, count, settings, refs=refs), cost(settings)
+    return {
+        "budget": budget,
+        "method": method,
+        "cost": spent,
+        "groups": [
+            figures(group) | {"semantic_alike": semantic_alike(world, group["images"], own)}
+            for group, own in zip(found, refs, strict=True)
+        ],
+    }
 
 
-def _from_inverted(world, letter: str, draw: int, count: int, budget: int) -> tuple[dict, int]:
+def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> tuple[list, int]:
     """References inverted to noise at guidance 1; their centroid and the paths to it start."""
-    refs = references(letter, REFERENCES, draw)
-    pairs = colour_pairs_of(letter, REFERENCES, draw)
-    sampling = SAMPLING.override(seed=number_of(letter, draw), cfg=1.0)
+    wanted = [(x, *pair) for x, draw in groups for pair in colour_pairs_of(x, REFERENCES, draw)]
     spent = STEPS * REFERENCES // count  # one refinement a step and reference, shared by the seeds
     inverted = invert_images(
         world.model,
-        prompts(world, letter, pairs),
+        prompts(world, wanted),
         world.negative,
         world.vae,
-        refs.resized(64, 64),
-        sampling,
+        combine(*refs).resized(64, 64),
+        SAMPLING.override(seed=number_of(*groups[0]), cfg=1.0),
         refinements=1,
     ).seed
-    centre = shell_centroid(inverted.noise)
-    # Each seed starts halfway between the centroid and one of the references.
-    starts = torch.stack([shell_path(centre, noise, 3)[1] for noise in inverted.noise[:count]])
+    starts = []
+    for noises in inverted.noise.split(REFERENCES):
+        centre = shell_centroid(noises)
+        # Each seed starts halfway between the centroid and one of the references.
+        starts += [shell_path(centre, noise, 3)[1] for noise in noises[:count]]
     settings = within(budget - spent, PAPER)
-    start = replace(inverted, noise=starts, sampling=SAMPLING)
-    return (
-        optimized(world, letter, count, draw, settings, refs=refs, start=start),
-        spent + cost(settings),
-    )
+    start = replace(inverted, noise=torch.stack(starts), sampling=SAMPLING)
+    found = optimized(world, groups, count, settings, refs=refs, start=start)
+    return found, spent + cost(settings)
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = []
     for method in METHODS:
         for budget in BUDGETS:
-            own = [
-                unit
-                for unit in found.values()
-                if (unit["method"], unit["budget"]) == (method, budget)
-            ]
-            if own:
-                table.append(
-                    {
-                        "method": method,
-                        "budget": budget,
-                        "cost": own[0]["cost"],
-                        **{
-                            key: mean_and_interval([(unit["letter"], unit[key]) for unit in own])
-                            for key in ("right", "colours", "semantic_alike", "norm")
-                        },
-                        "letters": {
-                            letter: round(
-                                sum(sum(u["right"]) for u in own if u["letter"] == letter)
-                                / sum(len(u["right"]) for u in own if u["letter"] == letter),
-                                3,
-                            )
-                            for letter in dict.fromkeys(unit["letter"] for unit in own)
-                        },
-                    }
-                )
+            units = [x for x in found.values() if (x["method"], x["budget"]) == (method, budget)]
+            groups = [group for unit in units for group in unit["groups"]]
+            if not groups:
+                continue
+            figures = {
+                key: mean_and_interval([(group["letter"], group[key]) for group in groups])
+                for key in ("right", "colours", "semantic_alike", "norm")
+            }
+            right = {}
+            for group in groups:
+                right.setdefault(group["letter"], []).extend(group["right"])
+            letters = {x: round(sum(own) / len(own), 3) for x, own in right.items()}
+            of = {"method": method, "budget": budget, "cost": units[0]["cost"]}
+            table.append(of | figures | {"letters": letters})
+    return {"table": table, "ahead": _ahead(found, table)}
+
+
+def _ahead(found: dict[str, dict], table: list[dict]) -> dict[int, dict]:
+    """At each budget the best rival, and how far ours is ahead of it."""
     ahead = {}
     for budget in dict.fromkeys(entry["budget"] for entry in table):
         means = {e["method"]: e["right"]["mean"] for e in table if e["budget"] == budget}
         best = max((method for method in means if method != "ours"), key=means.get)
         of = {
-            (unit["method"], unit["letter"], unit["draw"]): unit["right"]
+            (unit["method"], group["letter"], group["draw"]): group["right"]
             for unit in found.values()
             if unit["budget"] == budget
+            for group in unit["groups"]
         }
         # Picture by picture: the first noise of a letter and draw is the same for both.
         gaps = [
@@ -159,4 +167,4 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
             if method == "ours"
         ]
         ahead[budget] = {"best rival": best, "gap": mean_and_interval(gaps)}
-    return {"table": table, "ahead": ahead}
+    return ahead

@@ -1,6 +1,6 @@
 """Sets of pictures of the rare letters, made by bootstrapping: what the next two sections measure.
 
-For every rare letter, 1, 2, 4 and 8 references and two draws of these one set, and as many plain
+For every rare letter one set for each number of references and draw of these, and as many plain
 pictures.
 """
 
@@ -15,16 +15,16 @@ from seedselect_core.references import reference_set_from_batch
 from seedselect_core.settings import PRESETS, Settings
 
 from . import classification
-from .classification import real_images
+from .classification import MADE, real_images
 from .common import HELD_OUT, RARE, colour_pairs_of, number_of, optimized, pictures, prompts
 from .intervals import mean_and_interval
 
 NAME = "sets"
 DEPENDS = (classification,)
-REFERENCES = (1, 2, 4, 8)
-DRAWS = 2  # of references
-# Enough for the measures of diversity at eight references, and for a classifier.
-FEW, MANY = 16, 100
+# So many references, and so many draws of these.
+REFERENCES = {1: 2, 2: 1, 4: 2, 8: 1}
+# Enough for a classifier, and at eight references for the measures of diversity.
+FEW, MANY = MADE, 100
 # So many of one call, since a call has a batch's prompts and a real set has glyphs of all colours.
 PART = 25
 
@@ -33,10 +33,10 @@ def units(quick: bool) -> dict[str, dict]:
     if quick:
         return {f"{x}_4_0": {"letter": x, "count": 4, "draw": 0, "wanted": 12} for x in RARE[-1:]}
     found = {}
-    for draw in range(DRAWS):
-        for count in reversed(REFERENCES):
+    for count, draws in reversed(REFERENCES.items()):
+        for draw in range(draws):
             for letter in reversed(RARE):
-                wanted = MANY if (count, draw) == (8, 0) and letter in HELD_OUT else FEW
+                wanted = MANY if count == max(REFERENCES) and letter in HELD_OUT else FEW
                 unit = {"letter": letter, "count": count, "draw": draw, "wanted": wanted}
                 found[f"{letter}_{count}_{draw}"] = unit
     return found
@@ -48,23 +48,25 @@ def stored(folder: Path, letter: str, count: int, draw: int) -> dict[str, torch.
         return {key: torch.from_numpy(file[key]) for key in ("plain", "seedselect")}
 
 
+def calls(letter: str, count: int, draw: int, wanted: int) -> dict[int, list[tuple[str, str]]]:
+    """Of each call of `make_set` its own draw, and a pair of colours for each of its batch."""
+    batch, parts = (8, -(-wanted // PART)) if wanted > PART else (4, 1)
+    first = 1000 * draw + 20 + count
+    draws = [first + 100 * number for number in range(parts)]
+    return {own: colour_pairs_of(letter, batch, own) for own in draws}
+
+
 def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> dict:
     refs = reference_set_from_batch(real_images(letter, count, draw))
-    batch = 8 if wanted > PART else 4
-    first = 1000 * draw + 20
     parts = [
-        _part(world, letter, refs, first + count + 100 * number, batch, min(PART, wanted))
-        for number in range(-(-wanted // PART))
+        _part(world, letter, refs, pairs, own, min(PART, wanted))
+        for own, pairs in calls(letter, count, draw, wanted).items()
     ]
     images = torch.cat([part["images"] for part in parts])[:wanted]
-    plain, right_plain = [], []
-    for number in range(-(-wanted // 8)):
-        drawn = optimized(world, letter, 8, first + 20 + number, Settings(iterations=0))
-        plain.append(drawn["images"])
-        right_plain += drawn["right"]
+    drawn = optimized(world, [(letter, 1000 * draw + 40)], wanted, Settings(iterations=0))[0]
     np.savez_compressed(
         path.with_suffix(".npz"),
-        plain=pictures(torch.cat(plain)[:wanted]),
+        plain=pictures(drawn["images"]),
         seedselect=pictures(images),
     )
     rights = [part["right"] for part in parts]
@@ -74,9 +76,10 @@ def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> d
     return {
         "letter": letter,
         "references": count,
+        "draw": draw,
         "made": sum(len(right) for right in rights),
         "wanted": wanted,
-        "right_plain": right_plain[:wanted],
+        "right_plain": drawn["right"],
         "right_first": [x for right, n in zip(rights, firsts, strict=True) for x in right[:n]],
         "right_later": [x for right, n in zip(rights, firsts, strict=True) for x in right[n:]],
         "evaluations_first": sum(each[0] for each in spent) / sum(firsts),
@@ -86,16 +89,16 @@ def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> d
     }
 
 
-def _part(world, letter: str, refs, draw: int, batch: int, wanted: int) -> dict:
-    """One call of `make_set`, with as many pairs of colours as its batch has pictures."""
+def _part(world, letter: str, refs, pairs: list, draw: int, wanted: int) -> dict:
+    """One call of `make_set`, with a prompt for each of ``pairs`` and a batch of as many."""
     _, made = make_set(
         world.model,
-        prompts(world, letter, colour_pairs_of(letter, batch, draw)),
+        prompts(world, [(letter, *pair) for pair in pairs]),
         world.negative,
         world.vae,
         world.encoder,
         refs,
-        {"samples": torch.zeros(batch, 4, 8, 8)},
+        {"samples": torch.zeros(len(pairs), 4, 8, 8)},
         SAMPLING.override(seed=number_of(letter, draw)),
         PRESETS["default"],
         SetSettings(count=wanted),
@@ -113,10 +116,9 @@ def _part(world, letter: str, refs, draw: int, batch: int, wanted: int) -> dict:
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
-        # The plain pictures of a draw are the same, however many references its sets have.
-        most = max(unit["references"] for unit in own)
-        plain = [unit for unit in own if unit["references"] == most]
-        row = {"right_plain": mean_and_interval([(u["letter"], u["right_plain"]) for u in plain])}
+        # The plain pictures of a draw do not depend on the references.
+        plain = {(unit["letter"], unit["draw"]): unit["right_plain"][:FEW] for unit in own}
+        row = {"right_plain": mean_and_interval([(x, right) for (x, _), right in plain.items()])}
         for key in ("right_first", "right_later"):
             groups = [(unit["letter"], unit[key]) for unit in own if unit[key]]
             if groups:

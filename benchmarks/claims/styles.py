@@ -65,43 +65,47 @@ STYLES = {
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {"P_1_9": {"letter": "P", "draw": 9, "style": "outlined"}}
+        return {"1": {"letters": "P", "draws": DRAWS[:1], "style": "outlined"}}
     return {
-        f"{letter}_{number}_{draw}": {"letter": letter, "draw": draw, "style": style}
-        for letter in HELD_OUT
-        for draw in DRAWS
+        str(number): {"letters": HELD_OUT, "draws": DRAWS, "style": style}
         for number, style in enumerate(STYLES)
     }
 
 
-def run(world, path: Path, letter: str, draw: int, style: str) -> dict:
+def run(world, path: Path, letters: str, draws: tuple[int, ...], style: str) -> dict:
     """The same glyphs, prompts and first noise in every style."""
-    images = STYLES[style](*glyphs(letter, 4, draw)).movedim(1, -1)
-    refs = reference_set_from_batch(images)
-    plain = optimized(world, letter, SEEDS, draw, Settings(iterations=0), refs=refs)
-    found = optimized(world, letter, SEEDS, draw, PRESETS["default"], refs=refs)
+    groups = [(letter, draw) for letter in letters for draw in draws]
+    images = [STYLES[style](*glyphs(x, 4, draw)).movedim(1, -1) for x, draw in groups]
+    refs = [reference_set_from_batch(own) for own in images]
+    plain = optimized(world, groups, SEEDS, Settings(iterations=0), refs=refs)
+    found = optimized(world, groups, SEEDS, PRESETS["default"], refs=refs)
+    kinds = {
+        "references": images,
+        "plain": [group["images"] for group in plain],
+        "seedselect": [group["images"] for group in found],
+    }
+    first = slice(0, None, len(draws))  # of each letter the first draw
     np.savez_compressed(
         path.with_suffix(".npz"),
-        references=pictures(images),
-        plain=pictures(plain["images"]),
-        seedselect=pictures(found["images"]),
+        **{kind: pictures(torch.stack(own[first])) for kind, own in kinds.items()},
     )
-    return {"letter": letter, "style": style, "without": figures(plain), "with": figures(found)}
+    return {
+        "style": style,
+        "without": [figures(group) for group in plain],
+        "with": [figures(group) for group in found],
+    }
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    def row(part: str, own: list[dict]) -> dict:
+    def row(groups: list[dict]) -> dict:
         return {
-            key: mean_and_interval([(unit["letter"], unit[part][key]) for unit in own])
+            key: mean_and_interval([(group["letter"], group[key]) for group in groups])
             for key in ("right", "colours", "norm")
         }
 
-    styles = list(dict.fromkeys(unit["style"] for unit in found.values()))
-    first = [unit for unit in found.values() if unit["style"] == styles[0]]
+    units = list(found.values())
     return {
-        "without": row("without", first),  # which references there are makes no difference to it
-        "styles": {
-            style: row("with", [unit for unit in found.values() if unit["style"] == style])
-            for style in styles
-        },
+        # Which references there are makes no difference to it.
+        "without": row(units[0]["without"]),
+        "styles": {unit["style"]: row(unit["with"]) for unit in units},
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from pocket_world import SAMPLING
 
 from pocket.drawing import RGB, paint
-from seedselect_core.references import reference_set_from_batch
+from seedselect_core.references import ReferenceSet, reference_set_from_batch
 from seedselect_core.settings import PRESETS
 
 from .common import figures, glyphs, optimized, references
@@ -34,52 +34,62 @@ SWEEPS = {
 
 
 def units(quick: bool) -> dict[str, dict]:
-    pictures = [(letter, draw) for letter in LETTERS_SHOWN for draw in DRAWS]
     found = {}
     for sweep, variants in {"default": {"default": {}}, **SWEEPS}.items():
         for label, change in list(variants.items())[: 1 if quick else None]:
-            for letter, draw in pictures[: 1 if quick else None]:
-                unit = {"letter": letter, "draw": draw, "change": change}
-                found[f"{_prefix(sweep, label)}_{letter}{draw}"] = unit
+            # A batch is pushed away from one neighbour alone.
+            parts = list(LETTERS_SHOWN) if "contrast" in change else [LETTERS_SHOWN]
+            for letters in parts:
+                unit = {"sweep": sweep, "label": label, "change": change}
+                unit |= {"letters": letters, "draws": DRAWS}
+                if quick:
+                    unit |= {"letters": letters[0], "draws": DRAWS[:1]}
+                found[f"{sweep}_{label}_{letters}".replace(" ", "-").replace(",", "")] = unit
     return dict(list(found.items())[: 4 if quick else None])
 
 
-def _prefix(sweep: str, label: str) -> str:
-    """What the names of a line's units begin with."""
-    return f"{sweep}_{label}".replace(" ", "-").replace(",", "")
-
-
-def run(world, path: Path, letter: str, draw: int, change: dict) -> dict:
+def run(
+    world, path: Path, sweep: str, label: str, change: dict, letters: str, draws: tuple[int, ...]
+) -> dict:
     change = dict(change)
     count, alike = change.pop("references", 4), change.pop("alike", False)
-    contrast = change.pop("contrast", False)
-    sampling = SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None))
     more = {}
-    if contrast:
-        more["contrast"] = references(CONFUSED_WITH[letter], 4, draw)
+    if change.pop("contrast", False):
+        more["contrast"] = references(CONFUSED_WITH[letters], 4, draws[0])
+    groups = [(letter, draw) for letter in letters for draw in draws]
     if alike:
-        masks, _ = glyphs(letter, count, draw)
-        colours = RGB[[0] * count], RGB[[8] * count]
-        more["refs"] = reference_set_from_batch(paint(masks.float() / 255, *colours).movedim(1, -1))
-    settings = replace(DEFAULT, **change)
-    result = optimized(
-        world, letter, SEEDS, draw, settings, reference_count=count, sampling=sampling, **more
+        more["refs"] = [_red_on_white(letter, count, draw) for letter, draw in groups]
+    found = optimized(
+        world,
+        groups,
+        SEEDS,
+        sampling=SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None)),
+        settings=replace(DEFAULT, **change),
+        reference_count=count,
+        **more,
     )
-    return {"letter": letter, **figures(result)}
+    return {"sweep": sweep, "label": label, "groups": [figures(group) for group in found]}
+
+
+def _red_on_white(letter: str, count: int, draw: int) -> ReferenceSet:
+    masks, _ = glyphs(letter, count, draw)
+    images = paint(masks.float() / 255, RGB[[0] * count], RGB[[8] * count])
+    return reference_set_from_batch(images.movedim(1, -1))
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    def row(own: list[dict]) -> dict:
-        return {
-            key: mean_and_interval([(unit["letter"], unit[key]) for unit in own])
-            for key in ("right", "colours", "semantic", "norm")
+    lines: dict[str, dict[str, list]] = {}
+    for unit in found.values():
+        lines.setdefault(unit["sweep"], {}).setdefault(unit["label"], []).extend(unit["groups"])
+    return {
+        "sweeps": {
+            sweep: {
+                label: {
+                    key: mean_and_interval([(group["letter"], group[key]) for group in groups])
+                    for key in ("right", "colours", "semantic", "norm")
+                }
+                for label, groups in variants.items()
+            }
+            for sweep, variants in lines.items()
         }
-
-    table = {}
-    for sweep, variants in {"default": {"default": {}}, **SWEEPS}.items():
-        for label in variants:
-            prefix = _prefix(sweep, label)
-            own = [unit for name, unit in found.items() if name.rpartition("_")[0] == prefix]
-            if own:
-                table.setdefault(sweep, {})[label] = row(own)
-    return {"sweeps": table}
+    }

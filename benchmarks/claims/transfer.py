@@ -1,6 +1,5 @@
 """Does a seed still work with other steps, samplers and prompts than it was found with?"""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from .common import (
     HELD_OUT,
     colour_pairs_of,
     generator_of,
-    number_of,
     optimized,
     prompts,
     verdicts,
@@ -39,46 +37,53 @@ OTHERS = {
 
 def units(quick: bool) -> dict[str, dict]:
     if quick:
-        return {"P_4_11": {"letter": "P", "steps": 4, "draw": 11, "count": 2}}
+        return {"4": {"letters": "P", "steps": 4, "draws": DRAWS[:1], "count": 2}}
     return {
-        f"{letter}_{steps}_{draw}": {"letter": letter, "steps": steps, "draw": draw, "count": SEEDS}
-        for letter in HELD_OUT
+        str(steps): {"letters": HELD_OUT, "steps": steps, "draws": DRAWS, "count": SEEDS}
         for steps in (4, 10)
-        for draw in DRAWS
     }
 
 
-def run(world, path: Path, letter: str, steps: int, draw: int, count: int) -> dict:
+def run(world, path: Path, letters: str, steps: int, draws: tuple[int, ...], count: int) -> dict:
+    groups = [(letter, draw) for letter in letters for draw in draws]
     sampling = SAMPLING.override(steps=steps)
-    result = optimized(world, letter, count, draw, PRESETS["default"], sampling=sampling)
-    optimum = result["seed"]
-    generator = generator_of("noise", letter, steps, draw)
-    noise = torch.randn(optimum.noise.shape, generator=generator)
-    row = {"letter": letter, "steps": steps, "right": {}, "without": {}}
+    found = optimized(world, groups, count, PRESETS["default"], sampling=sampling)
+    optimum = found[0]["seed"].with_noise(torch.cat([group["seed"].noise for group in found]))
+    random = [
+        torch.randn(group["seed"].noise.shape, generator=generator_of("noise", x, steps, draw))
+        for group, (x, draw) in zip(found, groups, strict=True)
+    ]
+    seeds = {"right": optimum, "without": optimum.with_noise(torch.cat(random))}
+    rows = [{"letter": letter, "right": {}, "without": {}} for letter, _ in groups]
     for name, change in OTHERS.items():
         change = dict(change)
-        pairs = result["pairs"]
+        pairs = [group["pairs"] for group in found]
         if change.pop("colours", False):
-            pairs = colour_pairs_of(letter, count, draw + 1)
-        how = optimum.sampling.override(**change, seed=number_of(letter, draw))
-        for key, seed in (("right", optimum), ("without", replace(optimum, noise=noise))):
+            pairs = [colour_pairs_of(letter, count, draw + 1) for letter, draw in groups]
+        wanted = [(x, *pair) for (x, _), own in zip(groups, pairs, strict=True) for pair in own]
+        how = optimum.sampling.override(**change)
+        for key, seed in seeds.items():
             latent = sample_from_seed(
-                world.model, prompts(world, letter, pairs), world.negative, seed, how
+                world.model, prompts(world, wanted), world.negative, seed, how
             )
-            images = world.vae.decode(latent["samples"])
-            row[key][name] = verdicts(world, images, letter, pairs)["right"]
-    return row
+            images = world.vae.decode(latent["samples"]).split(count)
+            for row, own, pictures in zip(rows, pairs, images, strict=True):
+                row[key][name] = verdicts(world, pictures, row["letter"], own)["right"]
+    return {"steps": steps, "groups": rows}
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    table = {}
-    for steps in dict.fromkeys(unit["steps"] for unit in found.values()):
-        own = [unit for unit in found.values() if unit["steps"] == steps]
-        table[f"found with {steps} steps"] = {
-            name: {
-                key: mean_and_interval([(unit["letter"], unit[part][name]) for unit in own])
-                for key, part in (("with", "right"), ("without", "without"))
+    return {
+        "table": {
+            f"found with {unit['steps']} steps": {
+                name: {
+                    key: mean_and_interval(
+                        [(group["letter"], group[part][name]) for group in unit["groups"]]
+                    )
+                    for key, part in (("with", "right"), ("without", "without"))
+                }
+                for name in OTHERS
             }
-            for name in OTHERS
+            for unit in found.values()
         }
-    return {"table": table}
+    }
