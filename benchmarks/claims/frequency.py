@@ -9,7 +9,6 @@ from seedselect_core.settings import PRESETS, Settings
 from . import readings
 from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
 from .intervals import mean_and_interval
-from .readings import read_by_encoder
 
 NAME = "frequency"
 DEPENDS = (readings,)
@@ -39,7 +38,7 @@ def run(world, path: Path, letters: str, draws: int, count: int) -> dict:
     return {
         "without": [figures(group) for group in without],
         "with": [
-            figures(group) | {"read by the encoder": read_by_encoder(world, group)}
+            figures(group) | {"read by the encoder": readings.read_by_encoder(world, group)}
             for group in found
         ],
     }

@@ -26,7 +26,7 @@ REFERENCES = {1: 2, 2: 1, 4: 2, 8: 1}
 # Enough for a classifier, and at eight references for the measures of diversity.
 FEW, MANY = MADE, 100
 # So many of one call, since a call has a batch's prompts and a real set has glyphs of all colours.
-PART = 25
+PART, BATCH = 25, 8
 
 
 def units(quick: bool) -> dict[str, dict]:
@@ -50,10 +50,9 @@ def stored(folder: Path, letter: str, count: int, draw: int) -> dict[str, torch.
 
 def calls(letter: str, count: int, draw: int, wanted: int) -> dict[int, list[tuple[str, str]]]:
     """Of each call of `make_set` its own draw, and a pair of colours for each of its batch."""
-    batch, parts = (8, -(-wanted // PART)) if wanted > PART else (4, 1)
     first = 1000 * draw + 20 + count
-    draws = [first + 100 * number for number in range(parts)]
-    return {own: colour_pairs_of(letter, batch, own) for own in draws}
+    draws = [first + 100 * number for number in range(-(-wanted // PART))]
+    return {own: colour_pairs_of(letter, BATCH, own) for own in draws}
 
 
 def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> dict:

@@ -59,15 +59,10 @@ def run(
     groups = [(letter, draw) for letter in letters for draw in draws]
     if alike:
         more["refs"] = [_red_on_white(letter, count, draw) for letter, draw in groups]
-    found = optimized(
-        world,
-        groups,
-        SEEDS,
-        sampling=SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None)),
-        settings=replace(DEFAULT, **change),
-        reference_count=count,
-        **more,
-    )
+    sampling = SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None))
+    settings = replace(DEFAULT, **change)
+    more |= {"reference_count": count, "sampling": sampling}
+    found = optimized(world, groups, SEEDS, settings, **more)
     return {"sweep": sweep, "label": label, "groups": [figures(group) for group in found]}
 
 
