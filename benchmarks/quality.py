@@ -19,7 +19,7 @@ import platform
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from pocket_world import REPO, RESULTS, PocketWorld
@@ -43,14 +43,15 @@ from claims import (
 SECTIONS = {
     module.NAME: module
     for module in (
-        frequency,
-        rivals,
-        transfer,
         sets,
-        diversity_section,
-        classification_section,
+        rivals,
+        frequency,
         tradeoff,
         styles,
+        transfer,
+        # These need the sets.
+        diversity_section,
+        classification_section,
     )
 }
 # Whatever a unit depends on: other code, other figures. (The sweep is a node's, not measured.)
@@ -133,33 +134,41 @@ def _work(section: str, arguments: dict, folder: Path, name: str, commit: str) -
     part.replace(folder / f"{name}.json")
 
 
-def run_section(module, pool: ProcessPoolExecutor, quick: bool) -> tuple[dict[str, dict], Path]:
-    """All units of a section, those that are done already included."""
+def submit(module, pool: ProcessPoolExecutor, quick: bool) -> list[Future]:
+    """Begin with what is not done yet of a section's units."""
     folder, commit = folder_of(module, quick), commit_now()
     folder.mkdir(parents=True, exist_ok=True)
     needed = getattr(module, "NEEDS", None)
     more = {"made": folder_of(needed, quick)} if needed else {}
     units = module.units(quick)
     missing = {name: how for name, how in units.items() if not (folder / f"{name}.json").exists()}
-    began = time.monotonic()
     print(f"{module.NAME}: {len(units)} units, {len(missing)} to do", flush=True)
-    jobs = [
+    return [
         pool.submit(_work, module.NAME, how | more, folder, name, commit)
         for name, how in missing.items()
     ]
-    try:
-        for done, job in enumerate(as_completed(jobs), 1):
-            job.result()
-            took = time.monotonic() - began
-            print(
-                f"  {done} of {len(jobs)}, {took:.0f} s, "
-                f"about {took / done * (len(jobs) - done):.0f} s to go",
-                flush=True,
-            )
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in units}, folder
+
+
+def wait(module, jobs: list[Future], began: float) -> None:
+    """Until the last of a section's units is done, telling how far it is."""
+    for done, job in enumerate(as_completed(jobs), 1):
+        job.result()
+        minutes = (time.monotonic() - began) / 60
+        print(f"  {module.NAME} {done} of {len(jobs)}, {minutes:.1f} minutes", flush=True)
+
+
+def write(module, output: Path, quick: bool) -> None:
+    """A section's JSON, and the pictures that its units kept."""
+    folder, units = folder_of(module, quick), module.units(quick)
+    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in units}
+    summary = module.summarise(found, folder, output)
+    save_pictures(folder, units, output / f"{module.NAME}.png")
+    result = {"section": module.NAME, "quick": quick, "code": code_of(module)}
+    result |= provenance(found)
+    result["core_seconds"] = round(sum(unit["seconds"] for unit in found.values()))
+    result["summary"] = summary
+    (output / f"{module.NAME}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(summary, indent=1)[:3000], flush=True)
 
 
 def commit_now() -> str:
@@ -191,21 +200,23 @@ def main() -> None:
     args = parser.parse_args()
     output = RESULTS / ("quick" if args.quick else "quality")
     output.mkdir(parents=True, exist_ok=True)
-    wanted = [SECTIONS[name] for name in args.only]
-    wanted += [module.NEEDS for module in wanted if hasattr(module, "NEEDS")]
+    wanted = {SECTIONS[name] for name in args.only}
+    wanted |= {module.NEEDS for module in wanted if hasattr(module, "NEEDS")}
+    sections = [module for module in SECTIONS.values() if module in wanted]
+    began = time.monotonic()
     with ProcessPoolExecutor(args.jobs, initializer=_prepare) as pool:
-        for name, module in SECTIONS.items():
-            if module not in wanted:
-                continue
-            found, folder = run_section(module, pool, args.quick)
-            summary = module.summarise(found, folder, output)
-            save_pictures(folder, module.units(args.quick), output / f"{name}.png")
-            seconds = round(sum(unit["seconds"] for unit in found.values()))
-            result = {"section": name, "quick": args.quick, "code": code_of(module)}
-            result |= provenance(found)
-            result |= {"core_seconds": seconds, "summary": summary}
-            (output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-            print(json.dumps(summary, indent=1)[:3000], flush=True)
+        try:
+            # All at once, so that no process waits for the last unit of a section.
+            first = [module for module in sections if not hasattr(module, "NEEDS")]
+            jobs = {module: submit(module, pool, args.quick) for module in first}
+            for module in sections:
+                if module not in jobs:
+                    jobs[module] = submit(module, pool, args.quick)
+                wait(module, jobs[module], began)
+                write(module, output, args.quick)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if not args.quick:
         page = [sys.executable, str(Path(__file__).parent / "results_page.py")]
         subprocess.run(page, check=True)

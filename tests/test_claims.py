@@ -14,7 +14,7 @@ from test_optimize import run
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import quality
-from claims import classification_section, common
+from claims import classification_section, common, diversity_section, frequency, rivals, sets
 from claims.intervals import mean_and_interval
 from claims.readings import read_by_encoder
 
@@ -164,3 +164,46 @@ def test_groups_side_by_side_keep_to_themselves():
             assert again["semantic"] == pytest.approx(own["semantic"], abs=1e-4)
             assert read_by_encoder(world, own) == [True, True]
         assert read_by_encoder(world, found[0] | {"letter": "F"}) == [False, False]
+
+
+def test_what_is_missed_is_told_with_what_the_encoder_reads():
+    group = {
+        "letter": "B",
+        "right": [1.0, 0.5, 0.0, 1.0],
+        "semantic": [0.2, 0.3, 0.1, 0.4],
+        "read by the encoder": [True, True, False, False],
+    }
+    row = frequency._missed([group, group | {"letter": "C", "right": [1.0] * 4}])
+    assert row == {
+        "B": {
+            "missed": 1.5,
+            "of": 4,
+            "read by both": 0.3,
+            "others": [0.1, 0.3],
+            "others read by the encoder": 1,
+        }
+    }
+
+
+def test_ours_is_compared_with_the_best_rival_picture_by_picture():
+    def unit(method: str, right: list[float]) -> dict:
+        group = {"letter": "K", "draw": 0, "right": right, "colours": right}
+        group |= {"semantic_alike": right, "norm": right}
+        return {"method": method, "budget": 25, "cost": 10, "groups": [group]}
+
+    found = [unit("random", [0, 0]), unit("best of N", [1, 0]), unit("ours", [1, 0.5])]
+    summary = rivals.summarise(dict(enumerate(found)), None, None)
+    assert [entry["method"] for entry in summary["table"]] == ["random", "best of N", "ours"]
+    assert summary["ahead"][25]["best rival"] == "best of N"
+    gap = summary["ahead"][25]["gap"]
+    assert gap["mean"] == 0.25 and gap["low"] == 0.0
+
+
+def test_real_glyphs_in_the_colours_of_a_set():
+    images = diversity_section._in_colours_of_the_set("K", 8)
+    calls = sets.calls("K", 8, 0, sets.MANY)
+    assert len(images) == sets.MANY and len(calls) == 4
+    pairs = [pair for own in calls.values() for pair in own]
+    for number in (0, 31, 32, 99):
+        ink, ground = pairs[number % len(pairs)]
+        assert common.colours_right(images[number : number + 1], ink, ground).all()
