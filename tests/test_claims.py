@@ -60,7 +60,7 @@ def test_mean_and_interval():
 
 
 def test_letters_are_drawn_again_and_not_only_their_draws():
-    one = [("A", [0.0, 1.0] * 4)] * 10 + [("B", [1.0] * 8)] * 10
+    one = [("A", [0.0, 1.0] * 4)] * 40 + [("B", [1.0] * 8)] * 40
     other = [(str(number), values) for number, (_, values) in enumerate(one)]
     assert mean_and_interval(one)["low"] == pytest.approx(0.5, abs=0.05)
     assert mean_and_interval(other)["low"] > 0.6

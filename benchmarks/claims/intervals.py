@@ -28,14 +28,22 @@ def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True
     return {key: round(value, 4) for key, value in found.items()} | {"count": count}
 
 
-def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> list[float]:
+def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> np.ndarray:
+    """Means of ``times`` samples, all made at once."""
     rng = np.random.default_rng(0)
-    means = []
-    for _ in range(times):
-        drawn = []
-        for letter in rng.integers(len(letters), size=len(letters)):
-            own = letters[letter]
-            for group in rng.integers(len(own), size=len(own)):
-                drawn.append(rng.choice(own[group], len(own[group])))
-        means.append(np.concatenate(drawn).mean())
-    return means
+    often = rng.multinomial(len(letters), [1 / len(letters)] * len(letters), times)
+    sums, counts = np.zeros(times), np.zeros(times)
+    for own, copies in zip(letters, often.T, strict=True):
+        sizes = np.array([len(values) for values in own])
+        padded = np.zeros((len(own), sizes.max()))
+        for row, values in zip(padded, own, strict=True):
+            row[: len(values)] = values
+        for copy in range(copies.max()):
+            samples = np.flatnonzero(copies > copy)
+            groups = rng.integers(len(own), size=(len(samples), len(own)))
+            size = sizes[groups][..., None]
+            picked = (rng.random((*groups.shape, sizes.max())) * size).astype(int)
+            drawn = padded[groups[..., None], picked] * (np.arange(sizes.max()) < size)
+            sums[samples] += drawn.sum((1, 2))
+            counts[samples] += size.sum((1, 2))
+    return sums / counts
