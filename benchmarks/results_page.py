@@ -119,7 +119,7 @@ def frequency() -> str:
         [
             letter,
             f"{row['missed']:g} of {row['of']}",
-            f"{row['read by both']:.3f}",
+            "none is" if row["read by both"] is None else f"{row['read by both']:.3f}",
             ", ".join(f"{loss:.3f}" for loss in row["others"]),
             f"{row['others read by the encoder']} of {len(row['others'])}",
         ]
