@@ -44,7 +44,7 @@ RIVALS = ("real", "augmented", "balanced", "adjusted", "plain")
 ARMS = (*RIVALS, "seedselect", "seen fonts", "more real")
 SHOTS = (1, 2, 4, 8)
 MADE = 16  # generated pictures of each rare letter, at most
-GENERATED_SHARE = 0.5  # of the rare classes' training pictures, in ``plain`` and ``seedselect``
+GENERATED_SHARE = 0.5  # of the rare classes' training pictures, in arms that have such
 STEPS, QUICK_STEPS, BATCH = 500, 125, 64
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 4e-3, 0.05, 0.05
 

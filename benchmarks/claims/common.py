@@ -35,18 +35,16 @@ def generator_of(*parts) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def glyphs(letter: str, count: int, draw: int, group: str = "report"):
-    """Masks [count, 64, 64] of a letter in fonts of an atlas group, and the generator they used."""
+def glyphs(letter: str, count: int, draw: int):
+    """Masks [count, 64, 64] of a letter in ``report`` fonts, and the generator they used."""
     generator = generator_of("references", letter, draw)
-    masks = load_atlas(group)[:, LETTERS.index(letter)]
+    masks = load_atlas("report")[:, LETTERS.index(letter)]
     return masks[torch.randperm(len(masks), generator=generator)[:count]], generator
 
 
-def references(letter: str, count: int, draw: int, group: str = "report") -> ReferenceSet:
-    """``count`` glyphs of a letter in fonts of an atlas group, in random colours."""
-    return reference_set_from_batch(
-        paint_glyphs(*glyphs(letter, count, draw, group)).movedim(1, -1)
-    )
+def references(letter: str, count: int, draw: int) -> ReferenceSet:
+    """``count`` glyphs of a letter in ``report`` fonts, in random colours."""
+    return reference_set_from_batch(paint_glyphs(*glyphs(letter, count, draw)).movedim(1, -1))
 
 
 def colour_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ NAME = "frequency"
 DEPENDS = (readings,)
 PLAIN = Settings(iterations=0)
 # Draws of references, prompts and first noise, and pictures of each.
-OF_A_RARE_LETTER, OF_ANOTHER = (3, 8), (2, 2)
+OF_A_RARE_LETTER, OF_ANOTHER = (3, 6), (2, 1)
 SIDE_BY_SIDE = 3  # of the other letters
 
 

@@ -27,7 +27,7 @@ from .intervals import mean_and_interval
 
 NAME = "rivals"
 # Draws at each budget, and pictures of each: small budgets are cheap, and all lie close together.
-BUDGETS = {25: (12, 4), 100: (3, 4), 400: (3, 2), 1600: (2, 1)}
+BUDGETS = {25: (8, 4), 100: (3, 4), 400: (2, 2), 1600: (2, 1)}
 TOGETHER = 6  # draws of a unit, at most
 REFERENCES = 4
 STEPS = SAMPLING.steps
