@@ -13,6 +13,8 @@ from pathlib import Path
 import matplotlib
 from quality import SECTIONS, code_of
 
+from claims.common import RARE
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -115,6 +117,12 @@ def frequency() -> str:
     ]
     head = ["letters", "right without", "right with", "both colours right with"]
     head += ["norm (Gaussian: 16)", "pictures"]
+    rarest = [row for row in letters if row["letter"] in RARE]
+    by_letter = [
+        [when, *(f"{row[when]['right']['mean']:.0%}" for row in rarest)]
+        for when in ("without", "with")
+    ]
+    names = ["right", *(f"{row['letter']}, {row['fonts']} fonts" for row in rarest)]
     missed = [
         [
             letter,
@@ -127,7 +135,7 @@ def frequency() -> str:
     ]
     losses = ["missed", "pictures (a judge counts half)", "mean semantic loss of those both read"]
     losses += ["semantic losses of the others", "the encoder reads of these"]
-    tables = [table(head, rows), table(losses, missed)]
+    tables = [table(head, rows), table(names, by_letter), table(losses, missed)]
     return "\n\n".join([finish(figure, "frequency"), *tables, told(result)])
 
 

@@ -42,6 +42,21 @@ SHORT = {
     "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK | {"appearance_weights": "0, 10"}},
 }
 
+# Graphs that need a checkpoint, and the one that shows in this suite that their wiring runs.
+TWINS = {
+    "seedselect_sd15": "pocket_demo",
+    "seedselect_sdxl": "pocket_demo",
+    "hand_palms_sd15": "pocket_demo",
+    "rare_concept_sdxl": "pocket_rare_concept",
+    "diverse_set": "pocket_diverse_set",
+    "interpolate_seeds": "pocket_interpolate_seeds",
+    "tradeoff_sweep": "pocket_tradeoff_sweep",
+}
+# Where models and pictures come from, what is written beside the graph, and what only shows it.
+APART = {"CheckpointLoaderSimple", "CLIPVisionLoader", "SeedSelectLoadPocketModel"}
+APART |= {"SeedSelectLoadReferenceSet", "SeedSelectPocketReferences"}
+APART |= {"MarkdownNote", "PreviewImage"}
+
 
 def shortened(name: str, object_info: dict) -> dict:  # noqa: F811
     graph = json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
@@ -69,6 +84,22 @@ def test_every_pocket_workflow_is_run_here_and_every_other_has_its_models_named(
         assert model["name"] == loader["widgets_values"][0]
         notes = [n["widgets_values"][0] for n in graph["nodes"] if n["type"] == "MarkdownNote"]
         assert any(model["name"] in note for note in notes)
+
+
+def wiring(name: str) -> list[tuple[str, list[str]]]:
+    """Of each node that does the work its type, and the inputs that are linked."""
+    graph = json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
+    return sorted(
+        (node["type"], sorted(i["name"] for i in node.get("inputs", []) if i["link"] is not None))
+        for node in graph["nodes"]
+        if node["type"] not in APART
+    )
+
+
+def test_every_other_workflow_has_a_pocket_twin_wired_alike():
+    assert TWINS.keys() | SHORT.keys() == set(WORKFLOWS)
+    for name, twin in TWINS.items():
+        assert wiring(name) == wiring(twin), name
 
 
 def test_rare_concept_is_pushed_away_from_its_neighbour(client, object_info):  # noqa: F811
