@@ -174,7 +174,9 @@ def rivals() -> str:
         [f"at {last}", *each[0]["letters"]],
         [[e["method"], *(f"{share:.0%}" for share in e["letters"].values())] for e in each],
     )
-    return "\n\n".join([finish(figure, "rivals"), table(head, rows), by_letter, told(result)])
+    return "\n\n".join(
+        [finish(figure, "rivals"), table(head, rows), by_letter, kept("rivals"), told(result)]
+    )
 
 
 def styles() -> str:

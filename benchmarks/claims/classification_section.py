@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from . import classification, sets
-from .classification import ARMS, FREQUENT, RIVALS, SHOTS
+from .classification import ARMS, FREQUENT, MADE, RIVALS, SHOTS
 from .common import RARE
 from .intervals import mean_and_interval
 
@@ -37,7 +37,7 @@ def run(world, path: Path, made: Path, arm: str, n: int, draw: int, quick: bool)
     generated = {}
     if arm in ("plain", "seedselect"):
         # A set may have found fewer.
-        generated[arm] = [sets.stored(made, letter, n, draw)[arm][: sets.FEW] for letter in RARE]
+        generated[arm] = [sets.stored(made, letter, n, draw)[arm][:MADE] for letter in RARE]
     # Gradients: the caller's inference mode would keep them off.
     with torch.inference_mode(False), torch.enable_grad():
         generated = {key: [own.clone() for own in value] for key, value in generated.items()}
@@ -62,7 +62,7 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
                 for ours, theirs in zip(rights["seedselect"], rights[best], strict=True)
             ]
             table[f"{n} real images"]["gain"] = _means(gains)
-    return {"table": table, "generated for each rare letter, at most": sets.FEW}
+    return {"table": table, "generated for each rare letter, at most": MADE}
 
 
 GROUPS = {"rare": RARE, "frequent": FREQUENT, "overall": [*RARE, *FREQUENT]}

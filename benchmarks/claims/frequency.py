@@ -8,7 +8,7 @@ from seedselect_core.settings import PRESETS, Settings
 
 from . import readings
 from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
-from .intervals import mean_and_interval
+from .intervals import means
 
 NAME = "frequency"
 DEPENDS = (readings,)
@@ -69,13 +69,8 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
 
 def _both(groups: dict[str, list[dict]], letters) -> dict:
     return {
-        when: {
-            key: mean_and_interval(
-                [(group["letter"], group[key]) for group in own if group["letter"] in letters]
-            )
-            # Not the semantic loss: the two are optimized under different numbers of views.
-            for key in ("right", "colours", "norm")
-        }
+        # Not the semantic loss: the two are optimized under different numbers of views.
+        when: means([g for g in own if g["letter"] in letters], ("right", "colours", "norm"))
         for when, own in groups.items()
     }
 

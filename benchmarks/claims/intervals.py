@@ -28,6 +28,13 @@ def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True
     return {key: round(value, 4) for key, value in found.items()} | {"count": count}
 
 
+def means(groups: list[dict], keys: tuple[str, ...]) -> dict[str, dict]:
+    """Mean and interval of each of these figures, given for every group beside its letter."""
+    return {
+        key: mean_and_interval([(group["letter"], group[key]) for group in groups]) for key in keys
+    }
+
+
 def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> np.ndarray:
     """Means of ``times`` samples, all made at once."""
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from pocket_world import SAMPLING
 
@@ -18,16 +19,17 @@ from .common import (
     figures,
     number_of,
     optimized,
+    pictures,
     prompts,
     references,
     semantic_alike,
     within,
 )
-from .intervals import mean_and_interval
+from .intervals import mean_and_interval, means
 
 NAME = "rivals"
 # Draws at each budget, and pictures of each: small budgets are cheap, and all lie close together.
-BUDGETS = {25: (8, 4), 100: (3, 4), 400: (2, 2), 1600: (2, 1)}
+BUDGETS = {25: (8, 4), 100: (3, 4), 400: (2, 2), 1600: (4, 1)}
 TOGETHER = 6  # draws of a unit, at most
 REFERENCES = 4
 STEPS = SAMPLING.steps
@@ -92,6 +94,10 @@ def run(
     else:
         settings = METHODS[method](budget)
         found, spent = optimized(world, groups, count, settings, refs=refs), cost(settings)
+    if budget == max(BUDGETS):
+        # Two draws, a row for each method: what a judge did not read can be looked at.
+        images = torch.cat([group["images"][:1] for group in found if group["draw"] in draws[:2]])
+        np.savez_compressed(path.with_suffix(".npz"), images=pictures(images))
     return {
         "budget": budget,
         "method": method,
@@ -135,16 +141,13 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
             groups = [group for unit in units for group in unit["groups"]]
             if not groups:
                 continue
-            figures = {
-                key: mean_and_interval([(group["letter"], group[key]) for group in groups])
-                for key in ("right", "colours", "semantic_alike", "norm")
-            }
+            measured = means(groups, ("right", "colours", "semantic_alike", "norm"))
             right = {}
             for group in groups:
                 right.setdefault(group["letter"], []).extend(group["right"])
             letters = {x: round(sum(own) / len(own), 3) for x, own in right.items()}
             of = {"method": method, "budget": budget, "cost": units[0]["cost"]}
-            table.append(of | figures | {"letters": letters})
+            table.append(of | measured | {"letters": letters})
     return {"table": table, "ahead": _ahead(found, table)}
 
 

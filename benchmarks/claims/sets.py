@@ -24,11 +24,11 @@ NAME = "sets"
 DEPENDS = (classification,)
 # So many references, and so many draws of these.
 REFERENCES = {1: 2, 2: 1, 4: 1, 8: 1}
-# Enough for a classifier, and at eight references for the measures of diversity.
-FEW, MANY = MADE, 100
+# Where a classifier does not need fewer: for the measures of diversity, at eight references.
+MANY = 100
 # A call has a batch's prompts, and a real set has glyphs of all colours: so many of one call, and
-# no pair of colours twice. (Four calls for 25, with 25 pairs in all, stayed 10 % below real glyphs'
-# entropy, seen by the encoder of the loss; so did real glyphs in those pairs, by 8 %.)
+# no pair of colours twice. (In half as many pairs even real glyphs are less various than real ones,
+# seen by the encoder of the loss.)
 PART, BATCH = 16, 8
 
 
@@ -39,7 +39,7 @@ def units(quick: bool) -> dict[str, dict]:
     for count, draws in reversed(REFERENCES.items()):
         for draw in range(draws):
             for letter in reversed(RARE):
-                wanted = MANY if count == max(REFERENCES) and letter in HELD_OUT else FEW
+                wanted = MANY if count == max(REFERENCES) and letter in HELD_OUT else MADE
                 unit = {"letter": letter, "count": count, "draw": draw, "wanted": wanted}
                 found[f"{letter}_{count}_{draw}"] = unit
     return found
@@ -122,7 +122,7 @@ def _part(world, letter: str, refs, pairs: list, draw: int, wanted: int) -> dict
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
         # The plain pictures of a draw do not depend on the references.
-        plain = {(unit["letter"], unit["draw"]): unit["right_plain"][:FEW] for unit in own}
+        plain = {(unit["letter"], unit["draw"]): unit["right_plain"][:MADE] for unit in own}
         row = {"right_plain": mean_and_interval([(x, right) for (x, _), right in plain.items()])}
         for key in ("right_first", "right_later"):
             groups = [(unit["letter"], unit[key]) for unit in own if unit[key]]

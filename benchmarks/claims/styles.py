@@ -12,7 +12,7 @@ from seedselect_core.references import reference_set_from_batch
 from seedselect_core.settings import PRESETS, Settings
 
 from .common import HELD_OUT, figures, glyphs, optimized, pictures
-from .intervals import mean_and_interval
+from .intervals import means
 
 NAME = "styles"
 SEEDS, DRAWS = 2, (9, 10)
@@ -97,15 +97,9 @@ def run(world, path: Path, letters: str, draws: tuple[int, ...], style: str) -> 
 
 
 def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    def row(groups: list[dict]) -> dict:
-        return {
-            key: mean_and_interval([(group["letter"], group[key]) for group in groups])
-            for key in ("right", "colours", "norm")
-        }
-
-    units = list(found.values())
+    units, keys = list(found.values()), ("right", "colours", "norm")
     return {
         # Which references there are makes no difference to it.
-        "without": row(units[0]["without"]),
-        "styles": {unit["style"]: row(unit["with"]) for unit in units},
+        "without": means(units[0]["without"], keys),
+        "styles": {unit["style"]: means(unit["with"], keys) for unit in units},
     }

@@ -10,7 +10,7 @@ from seedselect_core.references import ReferenceSet, reference_set_from_batch
 from seedselect_core.settings import PRESETS
 
 from .common import figures, glyphs, optimized, references
-from .intervals import mean_and_interval
+from .intervals import means
 
 NAME = "tradeoff"
 SEEDS, DRAWS = 2, (7, 8)
@@ -79,10 +79,7 @@ def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
     return {
         "sweeps": {
             sweep: {
-                label: {
-                    key: mean_and_interval([(group["letter"], group[key]) for group in groups])
-                    for key in ("right", "colours", "semantic", "norm")
-                }
+                label: means(groups, ("right", "colours", "semantic", "norm"))
                 for label, groups in variants.items()
             }
             for sweep, variants in lines.items()
