@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes.advanced import SeedSelectOptimizeAdvanced
+from .nodes.display import Searching
 from .nodes.diverse import DiverseSet
 from .nodes.encoders import LoadOpenClip
 from .nodes.explore import InterpolateSeeds, InvertImage, SeedCentroid
@@ -19,6 +20,8 @@ WEB_DIRECTORY = "./web"
 
 class SeedSelectExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # One for the life of the host: what was checked once need not be checked again.
+        Searching.settled = set()
         return [
             LoadReferenceSet,
             LoadOpenClip,

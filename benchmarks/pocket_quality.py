@@ -15,8 +15,8 @@ from pocket_world import (
     SAMPLING,
     TAIL_ORDER,
     PocketWorld,
-    colours_of,
-    colours_right,
+    colors_of,
+    colors_right,
 )
 
 import comfy.sample
@@ -31,10 +31,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SAMPLING.steps)
     parser.add_argument("--cfg", type=float, default=SAMPLING.cfg)
     args = parser.parse_args()
-    world, rows, pictures = PocketWorld(), [], []
+    world = PocketWorld()
+    rows = []
+    pictures = []
     for index, letter in enumerate(TAIL_ORDER):
         right = {name: [] for name in world.judges}
-        colours = []
+        colors = []
         for variant in range(4):
             count = args.seeds // 4
             empty = torch.zeros(count, 4, 8, 8)
@@ -55,10 +57,10 @@ def main() -> None:
             images = world.vae.decode(latent)
             for name, answers in world.right(images, letter).items():
                 right[name] += answers
-            colours.append(colours_right(images, *colours_of(letter, variant)))
+            colors.append(colors_right(images, *colors_of(letter, variant)))
             pictures.append(images[:2])
         shares = {name: sum(answers) / len(answers) for name, answers in right.items()}
-        ink, ground = torch.cat(colours).float().mean(0).tolist()
+        ink, ground = torch.cat(colors).float().mean(0).tolist()
         rows.append({"letter": letter, "fonts": FONTS_SEEN[letter], **shares})
         rows[-1] |= {"ink": ink, "ground": ground}
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()})

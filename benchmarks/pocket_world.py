@@ -14,16 +14,16 @@ from comfy.cli_args import args as host_args  # noqa: E402
 host_args.cpu = True
 host_args.use_pytorch_cross_attention = True  # on the CPU a twentieth faster than the default
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 
-from pocket.drawing import COLOURS, RGB, TAIL_ORDER, prompt  # noqa: E402
+from pocket.drawing import COLORS, RGB, TAIL_ORDER, prompt  # noqa: E402
 from pocket.judges import load_judges, read_letters  # noqa: E402
-from seedselect_core.encoders import ClipVisionEncoder  # noqa: E402
+from pocket.references import letter_pictures  # noqa: E402
+from seedselect_core.likeness.encoders import ClipVisionEncoder  # noqa: E402
 from seedselect_core.pocket import WEIGHTS, load_pocket_model  # noqa: E402
 from seedselect_core.references import ReferenceSet, reference_set_from_batch  # noqa: E402
-from seedselect_core.seed import SamplingSettings  # noqa: E402
+from seedselect_core.search.scene import Scene  # noqa: E402
+from seedselect_core.seeds.seed import SamplingSettings  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 FONTS_SEEN = json.loads((WEIGHTS / "fonts_seen.json").read_text())
@@ -32,15 +32,14 @@ SAMPLING = SamplingSettings(steps=10, cfg=7.0, sampler_name="ddim", scheduler="n
 
 def letter_references(letter: str, count: int = 4) -> ReferenceSet:
     """The first ``count`` reference pictures of a letter that ship with the pack."""
-    files = [REPO / f"pocket/references/{letter}_{n}.png" for n in range(count)]
-    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in files])
-    return reference_set_from_batch(torch.from_numpy(pixels).float() / 255)
+    pictures = torch.from_numpy(letter_pictures(letter, count))
+    return reference_set_from_batch(pictures.float() / 255)
 
 
-def colours_of(letter: str, variant: int = 0) -> tuple[str, str]:
+def colors_of(letter: str, variant: int = 0) -> tuple[str, str]:
     """A pair of ink and ground for a letter's prompt, another for every variant."""
     index = TAIL_ORDER.index(letter) + 3 * variant
-    return COLOURS[index % 10], COLOURS[(index + 3 + variant % 6) % 10]
+    return COLORS[index % 10], COLORS[(index + 3 + variant % 6) % 10]
 
 
 class PocketWorld:
@@ -54,8 +53,15 @@ class PocketWorld:
         cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
         return [[cond, {"pooled_output": pooled}]]
 
+    def scene(self, positive: list, references: ReferenceSet, batch: int) -> Scene:
+        """The world's models with a prompt, references and an empty latent of 64 x 64 pixels."""
+        latent = {"samples": torch.zeros(batch, 4, 8, 8)}
+        return Scene(
+            self.model, positive, self.negative, self.vae, self.encoder, references, latent
+        )
+
     def prompt(self, letter: str, variant: int = 0) -> list:
-        return self.condition(prompt(letter, *colours_of(letter, variant)))
+        return self.condition(prompt(letter, *colors_of(letter, variant)))
 
     def right(self, images: torch.Tensor, letter: str) -> dict[str, list[bool]]:
         """Per judge and picture, whether it reads ``letter``."""
@@ -65,7 +71,7 @@ class PocketWorld:
         }
 
 
-def colours_right(images: torch.Tensor, ink: str, ground: str) -> torch.Tensor:
+def colors_right(images: torch.Tensor, ink: str, ground: str) -> torch.Tensor:
     """Bool [B, 2]: whether the palette colours nearest to ink and ground are those asked for.
 
     The ground is the median of the border; the ink the mean of the 3 % of pixels farthest from it.
@@ -78,5 +84,5 @@ def colours_right(images: torch.Tensor, ink: str, ground: str) -> torch.Tensor:
     farthest = distance.topk(int(0.03 * pixels.shape[1]), dim=1).indices
     seen_ink = pixels.gather(1, farthest[..., None].expand(-1, -1, 3)).mean(1)
     nearest = [torch.cdist(seen, RGB).argmin(1) for seen in (seen_ink, seen_ground)]
-    wanted = (COLOURS.index(ink), COLOURS.index(ground))
+    wanted = (COLORS.index(ink), COLORS.index(ground))
     return torch.stack([n == w for n, w in zip(nearest, wanted, strict=True)], 1)

@@ -15,15 +15,15 @@ from pocket_world import (
     RESULTS,
     SAMPLING,
     PocketWorld,
-    colours_of,
-    colours_right,
+    colors_of,
+    colors_right,
     letter_references,
 )
 
 import torch
 
-from seedselect_core.optimize import optimize_seed
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.search.settings import PRESETS, Settings
 
 DEFAULT = PRESETS["default"]
 # But for those that tell their cost, all cost about as much as the default: 400 model evaluations a
@@ -40,14 +40,14 @@ VARIANTS = {
     "four views": replace(DEFAULT, views=4),
     "learning rate 0.1": replace(DEFAULT, learning_rate=0.1),
     "learning rate 0.4": replace(DEFAULT, learning_rate=0.4),
-    "last three steps": replace(DEFAULT, step_weights=(0.05, 0.25, 0.7)),
-    "no norm prior": replace(DEFAULT, norm_weight=0.0),
-    "on the sphere": replace(DEFAULT, norm_weight=0.0, shell="sphere"),
-    "standard channels": replace(DEFAULT, norm_weight=0.0, shell="channels"),
+    "last three steps": DEFAULT.reweighted(steps=(0.05, 0.25, 0.7)),
+    "no norm prior": DEFAULT.reweighted(norm=0.0),
+    "on the sphere": replace(DEFAULT.reweighted(norm=0.0), shell="sphere"),
+    "standard channels": replace(DEFAULT.reweighted(norm=0.0), shell="channels"),
     "one candidate": replace(DEFAULT, candidates=1, iterations=20),
-    "with neighbours": replace(DEFAULT, neighbours=12, neighbour_angle=0.8, iterations=10),
+    "with neighbours": replace(DEFAULT, neighbors=12, neighbor_angle=0.8, iterations=10),
     "best of 40, no gradient": Settings(iterations=0, candidates=40),
-    "zero-order search": Settings(iterations=0, candidates=8, neighbours=32),
+    "zero-order search": Settings(iterations=0, candidates=8, neighbors=32),
     "best of 2 (20 evaluations)": Settings(iterations=0, candidates=2),
     "best of 2, eight views (20 evaluations)": Settings(iterations=0, candidates=2, views=8),
     "one iteration (23 evaluations)": Settings(
@@ -61,16 +61,9 @@ VARIANTS = {
 
 @torch.inference_mode()
 def run(world: PocketWorld, letter: str, seeds: int, settings: Settings) -> dict:
-    latent = {"samples": torch.zeros(seeds, 4, 8, 8)}
     began = time.time()
     seed, drawn, _ = optimize_seed(
-        world.model,
-        world.prompt(letter),
-        world.negative,
-        world.vae,
-        world.encoder,
-        letter_references(letter),
-        latent,
+        world.scene(world.prompt(letter), letter_references(letter), seeds),
         SAMPLING.override(seed=ord(letter)),
         settings,
     )
@@ -79,7 +72,7 @@ def run(world: PocketWorld, letter: str, seeds: int, settings: Settings) -> dict
     norms = seed.noise.flatten(1).norm(dim=1)
     return {
         "right": sum(sum(answers) for answers in right.values()) / 2 / seeds,
-        "colours": colours_right(images, *colours_of(letter)).float().mean().item(),
+        "colours": colors_right(images, *colors_of(letter)).float().mean().item(),
         "semantic": sum(seed.semantic) / seeds,
         "first": sum(seed.first_semantic) / seeds,
         "norm": norms.mean().item(),

@@ -54,13 +54,13 @@ SECTIONS = {
         classification_section,
     )
 }
-# Whatever a unit depends on: other code, other figures. (The sweep is a node's, not measured.)
+# Whatever a unit depends on: other code, other figures.
 SOURCES = (
-    "seedselect_core/**/[!s]*.py",
-    "seedselect_core/**/s[!w]*.py",
+    "seedselect_core/**/*.py",
     "benchmarks/claims/common.py",
     "benchmarks/pocket_world.py",
     "pocket/*.py",
+    "pocket/references.png",
     "pocket/**/*.json",
     "pocket/weights/*.safetensors",
     "pocket/atlas/*.png",
@@ -81,8 +81,8 @@ def code_of(module, versions: str = "") -> str:
     digest = _shared_code(versions).copy()
     for part in (module, *getattr(module, "DEPENDS", ())):
         # Summaries are made anew every time.
-        summarise = inspect.getsource(part.summarise) if hasattr(part, "summarise") else ""
-        digest.update(inspect.getsource(part).replace(summarise, "").encode())
+        summarize = inspect.getsource(part.summarize) if hasattr(part, "summarize") else ""
+        digest.update(inspect.getsource(part).replace(summarize, "").encode())
     if needed := getattr(module, "NEEDS", None):
         digest.update(code_of(needed, versions).encode())
     return digest.hexdigest()[:16]
@@ -102,7 +102,8 @@ def save_pictures(folder: Path, units: dict[str, dict], path: Path) -> None:
         folder: holds for each such unit its kinds, uint8 [n, H, W, 3], or [rows, n, H, W, 3].
         units: what each unit was given.
     """
-    rows, first = [], min(how.get("draw", 0) for how in units.values())
+    rows = []
+    first = min(how.get("draw", 0) for how in units.values())
     for name, how in units.items():
         if how.get("draw", 0) == first and (folder / f"{name}.npz").exists():
             with np.load(folder / f"{name}.npz") as file:
@@ -136,7 +137,8 @@ def _work(section: str, arguments: dict, folder: Path, name: str, commit: str) -
 
 def submit(module, pool: ProcessPoolExecutor, quick: bool) -> list[Future]:
     """Begin with what is not done yet of a section's units."""
-    folder, commit = folder_of(module, quick), commit_now()
+    folder = folder_of(module, quick)
+    commit = commit_now()
     folder.mkdir(parents=True, exist_ok=True)
     needed = getattr(module, "NEEDS", None)
     more = {"made": folder_of(needed, quick)} if needed else {}
@@ -159,9 +161,10 @@ def wait(module, jobs: list[Future], began: float) -> None:
 
 def write(module, output: Path, quick: bool) -> None:
     """A section's JSON, and the pictures that its units kept."""
-    folder, units = folder_of(module, quick), module.units(quick)
+    folder = folder_of(module, quick)
+    units = module.units(quick)
     found = {name: json.loads((folder / f"{name}.json").read_text()) for name in units}
-    summary = module.summarise(found, folder, output)
+    summary = module.summarize(found, folder, output)
     save_pictures(folder, units, output / f"{module.NAME}.png")
     result = {"section": module.NAME, "quick": quick, "code": code_of(module)}
     result |= provenance(found)

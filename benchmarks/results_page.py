@@ -6,6 +6,7 @@ Nothing on that page is typed by hand but the sentences between the figures.
 """
 
 import json
+from collections.abc import Callable
 import os
 import re
 from pathlib import Path
@@ -20,8 +21,9 @@ import matplotlib.pyplot as plt
 
 REPO = Path(__file__).resolve().parent.parent
 FIGURES = REPO / "benchmarks" / "results" / "quality"
-PAGE, PLOTS = REPO / "docs" / "results.md", REPO / "docs" / "results"
-COLOURS = ["#8a8a8a", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#000000", "#ee6677"]
+PAGE = REPO / "docs" / "results.md"
+PLOTS = REPO / "docs" / "results"
+COLORS = ["#8a8a8a", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#000000", "#ee6677"]
 
 
 def percent(figure: dict) -> str:
@@ -86,16 +88,17 @@ def kept(name: str) -> str:
 
 def frequency() -> str:
     result = section("frequency")
-    letters, buckets = result["summary"]["letters"], result["summary"]["buckets"]
+    letters = result["summary"]["letters"]
+    buckets = result["summary"]["buckets"]
     figure, axes = plt.subplots(figsize=(9, 3.6))
-    for offset, when, colour in ((-0.2, "without", COLOURS[0]), (0.2, "with", COLOURS[3])):
+    for offset, when, color in ((-0.2, "without", COLORS[0]), (0.2, "with", COLORS[3])):
         points = [row[when]["right"] for row in letters]
         axes.bar(
             [index + offset for index in range(len(letters))],
             [point["mean"] for point in points],
             0.4,
             yerr=error_bars(points),
-            color=colour,
+            color=color,
             ecolor="#444444",
             error_kw={"linewidth": 0.8},
             label=when + " SeedSelect",
@@ -146,13 +149,13 @@ def rivals() -> str:
     budgets = sorted({entry["budget"] for entry in entries})
     figure, axes = plt.subplots(figsize=(7, 4.2))
     rows = []
-    for method, colour in zip(methods, COLOURS, strict=True):
+    for method, color in zip(methods, COLORS, strict=True):
         own = {entry["budget"]: entry for entry in entries if entry["method"] == method}
         axes.plot(
             list(own),
             [entry["right"]["mean"] for entry in own.values()],
             label=method,
-            color=colour,
+            color=color,
             marker="o",
             linewidth=2.5 if method == "ours" else 1.2,
         )
@@ -272,12 +275,12 @@ def classification() -> str:
     shots = {name: row["arms"] for name, row in table_of.items()}
     arms = list(next(iter(shots.values())))
     figure, axes = plt.subplots(figsize=(7, 3.8))
-    for number, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+    for number, (arm, color) in enumerate(zip(arms, COLORS, strict=False)):
         points = [rows[arm]["rare"] for rows in shots.values()]
         places = [index + (number - len(arms) / 2) * 0.12 for index in range(len(shots))]
         heights = [point["mean"] for point in points]
         bars = error_bars(points)
-        axes.bar(places, heights, 0.11, yerr=bars, color=colour, ecolor="#777777", label=arm)
+        axes.bar(places, heights, 0.11, yerr=bars, color=color, ecolor="#777777", label=arm)
     axes.set_xticks(range(len(shots)), list(shots))
     axes.set(ylabel="accuracy on the rare letters", ylim=(0, 1))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=7, ncols=4, frameon=False)
@@ -296,6 +299,93 @@ def classification() -> str:
     return "\n\n".join([finish(figure, "classification"), table(head, rows), told(result)])
 
 
+def _goals_of_frequency(row: Callable[[str, str, bool], None]) -> None:
+    """Rare letters right, frequent ones unharmed."""
+    buckets = section("frequency")["summary"]["buckets"]
+    rare = buckets["eight rarest"]
+    often = buckets["300 fonts and more"]
+    right = rare["with"]["right"]["mean"]
+    row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
+    start = rare["without"]["right"]["mean"]
+    row("from under 30 % without", f"{start:.1%}", start < 0.3)
+    change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
+    row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
+    colors = rare["with"]["colours"]["mean"]
+    row("the prompt's colours kept in 95 % of them", f"{colors:.1%}", colors >= 0.95)
+
+
+def _goals_of_rivals(row: Callable[[str, str, bool], None]) -> None:
+    """On the front at each budget."""
+    summary = section("rivals")["summary"]
+    for budget, found in summary["ahead"].items():
+        own = {
+            e["method"]: e["right"]["mean"] for e in summary["table"] if e["budget"] == int(budget)
+        }
+        best = found["best rival"]
+        gap = found["gap"]
+        measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
+        goal = f"ours on the front at {budget} evaluations, {gap['count']} pictures"
+        row(goal, measured, gap["mean"] >= 0)
+
+
+def _goals_of_sets(row: Callable[[str, str, bool], None]) -> None:
+    """What later pictures of a set cost."""
+    share = section("sets")["summary"]["table"]["all"]
+    cost = share["later_share"]
+    row("a later picture costs a third of the first", percent(cost), cost["mean"] <= 1 / 3)
+    first = share["right_first"]["mean"]
+    later = share["right_later"]["mean"]
+    row(
+        "and is as often right, to within 2 points",
+        f"{later:.1%}, the first {first:.1%}",
+        later >= first - 0.02,
+    )
+
+
+def _goals_of_diversity(row: Callable[[str, str, bool], None]) -> None:
+    """As various as real glyphs."""
+    for eye, found in section("diversity")["summary"]["table"].items():
+        real = found["mean"]["real"]
+        made = found["mean"]["seedselect"]
+        ratio = made["entropy"]["mean"] / real["entropy"]["mean"] - 1
+        known = found["mean"]["fonts the model has seen"]
+        most = known["entropy"]["mean"] / real["entropy"]["mean"] - 1
+        measured = f"{ratio:+.1%}; the fonts that the model has seen {most:+.1%}"
+        row(f"entropy within 5 % of real glyphs', seen by {eye}", measured, abs(ratio) <= 0.05)
+        measured = f"{plain(made['ndb'])}, real {plain(real['ndb'])}"
+        measured += f"; the fonts that the model has seen {plain(known['ndb'])}"
+        met = made["ndb"]["mean"] <= 2 * real["ndb"]["mean"]
+        row(f"NDB at most twice theirs, seen by {eye}", measured, met)
+
+
+def _goals_of_classification(row: Callable[[str, str, bool], None]) -> None:
+    """What a classifier gains."""
+    for shots, found in section("classification")["summary"]["table"].items():
+        best = found["best rival"]
+        gain = found["gain"]
+        theirs = found["arms"][best]["rare"]["mean"]
+        most = found["arms"]["more real"]["rare"]["mean"] - theirs
+        measured = f"{signed(gain['rare'])} over {best} ({theirs:.1%})"
+        measured += f"; further real images {most:+.1%}"
+        met = gain["rare"]["mean"] >= 0.1
+        row(f"rare classes 10 points above the best rival, {shots}", measured, met)
+        met = gain["frequent"]["mean"] >= -0.005
+        row(
+            f"no loss on the others, to within half a point, {shots}",
+            signed(gain["frequent"]),
+            met,
+        )
+
+
+GOALS = {
+    "frequency": _goals_of_frequency,
+    "rivals": _goals_of_rivals,
+    "sets": _goals_of_sets,
+    "diversity": _goals_of_diversity,
+    "classification": _goals_of_classification,
+}
+
+
 def goals() -> str:
     """Each goal of the sections that are current, the figure, and whether it is met."""
     rows = []
@@ -303,66 +393,9 @@ def goals() -> str:
     def row(goal: str, measured: str, met: bool) -> None:
         rows.append([goal, measured, "yes" if met else "**no**"])
 
-    if current("frequency"):
-        buckets = section("frequency")["summary"]["buckets"]
-        rare, often = buckets["eight rarest"], buckets["300 fonts and more"]
-        right = rare["with"]["right"]["mean"]
-        row("eight rarest letters right in 97 %", f"{right:.1%}", right >= 0.97)
-        start = rare["without"]["right"]["mean"]
-        row("from under 30 % without", f"{start:.1%}", start < 0.3)
-        change = often["with"]["right"]["mean"] - often["without"]["right"]["mean"]
-        row("frequent letters unharmed", f"{change:+.1%}", change >= 0)
-        colours = rare["with"]["colours"]["mean"]
-        row("the prompt's colours kept in 95 % of them", f"{colours:.1%}", colours >= 0.95)
-    if current("rivals"):
-        summary = section("rivals")["summary"]
-        for budget, found in summary["ahead"].items():
-            own = {
-                e["method"]: e["right"]["mean"]
-                for e in summary["table"]
-                if e["budget"] == int(budget)
-            }
-            best, gap = found["best rival"], found["gap"]
-            measured = f"{own['ours']:.1%}; best rival {best}, {own[best]:.1%}; {signed(gap)}"
-            goal = f"ours on the front at {budget} evaluations, {gap['count']} pictures"
-            row(goal, measured, gap["mean"] >= 0)
-    if current("sets"):
-        share = section("sets")["summary"]["table"]["all"]
-        cost = share["later_share"]
-        row("a later picture costs a third of the first", percent(cost), cost["mean"] <= 1 / 3)
-        first, later = share["right_first"]["mean"], share["right_later"]["mean"]
-        row(
-            "and is as often right, to within 2 points",
-            f"{later:.1%}, the first {first:.1%}",
-            later >= first - 0.02,
-        )
-    if current("diversity"):
-        for eye, found in section("diversity")["summary"]["table"].items():
-            real, made = found["mean"]["real"], found["mean"]["seedselect"]
-            ratio = made["entropy"]["mean"] / real["entropy"]["mean"] - 1
-            known = found["mean"]["fonts the model has seen"]
-            most = known["entropy"]["mean"] / real["entropy"]["mean"] - 1
-            measured = f"{ratio:+.1%}; the fonts that the model has seen {most:+.1%}"
-            row(f"entropy within 5 % of real glyphs', seen by {eye}", measured, abs(ratio) <= 0.05)
-            measured = f"{plain(made['ndb'])}, real {plain(real['ndb'])}"
-            measured += f"; the fonts that the model has seen {plain(known['ndb'])}"
-            met = made["ndb"]["mean"] <= 2 * real["ndb"]["mean"]
-            row(f"NDB at most twice theirs, seen by {eye}", measured, met)
-    if current("classification"):
-        for shots, found in section("classification")["summary"]["table"].items():
-            best, gain = found["best rival"], found["gain"]
-            theirs = found["arms"][best]["rare"]["mean"]
-            most = found["arms"]["more real"]["rare"]["mean"] - theirs
-            measured = f"{signed(gain['rare'])} over {best} ({theirs:.1%})"
-            measured += f"; further real images {most:+.1%}"
-            met = gain["rare"]["mean"] >= 0.1
-            row(f"rare classes 10 points above the best rival, {shots}", measured, met)
-            met = gain["frequent"]["mean"] >= -0.005
-            row(
-                f"no loss on the others, to within half a point, {shots}",
-                signed(gain["frequent"]),
-                met,
-            )
+    for name, add_goals in GOALS.items():
+        if current(name):
+            add_goals(row)
     return table(["goal", "measured", "met"], rows)
 
 

@@ -2,15 +2,18 @@
 
 from comfy_api.latest import io
 
-from ..seedselect_core.host.differentiable_samplers import sampler_name
-from ..seedselect_core.optimize import optimize_noise
-from ..seedselect_core.seed import CustomSampling
+from ..seedselect_core.chain.unroll import Denoising
+from ..seedselect_core.host.samplers import sampler_name
+from ..seedselect_core.search.optimize import optimize_noise
+from ..seedselect_core.search.scene import CustomScene
+from ..seedselect_core.seeds.seed import CustomSampling
+from .display import Display, Searching
 from .encoders import image_encoder
-from .optimize import Display, chosen_settings, descent_inputs, likeness_inputs, outputs
-from .types import ReferenceSetType
+from .inputs import likeness_inputs, outputs, settings_inputs, settings_of
+from .sockets import ReferenceSetType
 
 
-class SeedSelectOptimizeAdvanced(io.ComfyNode):
+class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -33,7 +36,7 @@ class SeedSelectOptimizeAdvanced(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="From KSamplerSelect or a sampler node."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule, from any scheduler node."),
                 *likeness_inputs(),
-                *descent_inputs(),
+                *settings_inputs(),
                 ReferenceSetType.Input(
                     "contrast",
                     optional=True,
@@ -67,27 +70,20 @@ class SeedSelectOptimizeAdvanced(io.ComfyNode):
         preset,
         check_gradient,
         contrast=None,
-        **custom,
+        **values,
     ) -> io.NodeOutput:
-        show = Display(cls.hidden.unique_id)
+        show = Display(cls.hidden.unique_id, cls.settled)
         sampling = CustomSampling(
             type(guider).__name__, sampler_name(sampler), tuple(sigmas.tolist()), noise.seed
         )
+        denoising = Denoising(guider, sampler, sigmas)
         best, drawn, history = optimize_noise(
-            guider,
-            sampler,
-            sigmas,
-            vae,
-            image_encoder(clip_vision),
-            references,
-            latent,
+            CustomScene(denoising, vae, image_encoder(clip_vision), references, latent),
             sampling,
-            chosen_settings(preset, custom),
+            settings_of(preset, values),
             start=noise,
             contrast=contrast,
             check_gradient=check_gradient,
-            on_progress=show,
-            on_unfinished=show.keep,
-            on_note=show.text,
+            callbacks=show.callbacks(),
         )
         return io.NodeOutput(best, show.pictures(vae, drawn, best), history)

@@ -5,28 +5,31 @@ import math
 import torch
 from comfy_api.latest import io
 
-from ..seedselect_core.bootstrap import PictureSet, SetSettings, make_set
+from ..seedselect_core.chain.sampling import latent_samples
 from ..seedselect_core.errors import SeedSelectError
-from ..seedselect_core.optimize import PICTURE_BY_PICTURE, latent_samples
-from ..seedselect_core.search import Progress
-from ..seedselect_core.seed import MAX_VALUES, SamplingSettings
-from ..seedselect_core.settings import PRESETS
-from .encoders import image_encoder
-from .optimize import (
-    PREVIEW_SIZE,
-    Display,
+from ..seedselect_core.host.samplers import BATCH_INDEPENDENT
+from ..seedselect_core.search.loop import Progress
+from ..seedselect_core.search.settings import PRESETS
+from ..seedselect_core.seeds.seed import MAX_VALUES
+from ..seedselect_core.sets.bootstrap import PictureSet, SetSettings, make_set
+from ..seedselect_core.sheets import draw_grid
+from .display import PREVIEW_PICTURES, PREVIEW_SIZE, Display, Searching
+from .inputs import (
     connections,
     contrast_inputs,
-    draw_contrast,
-    grid,
+    contrast_of,
+    preset_input,
     sampling_inputs,
+    sampling_of,
+    scene_of,
 )
-from .types import SeedType
+from .sockets import SeedType
 
 DEFAULT = SetSettings()
+WANTED = ("count", "subset", "angle", "iterations", "min_distance")
 
 
-class DiverseSet(io.ComfyNode):
+class DiverseSet(Searching, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -40,52 +43,11 @@ class DiverseSet(io.ComfyNode):
             search_aliases=["bootstrap", "dataset", "many seeds", "seedselect"],
             inputs=[
                 *connections(),
-                *_steady_sampling_inputs(),
-                io.Combo.Input(
-                    "preset",
-                    options=list(PRESETS),
-                    default="default",
-                    tooltip="How the first batch is optimized, as in 'SeedSelect Optimize'.",
+                *_fixed_sampling_inputs(),
+                preset_input(
+                    list(PRESETS), "How the first batch is optimized, as in 'SeedSelect Optimize'."
                 ),
-                io.Int.Input(
-                    "count", default=DEFAULT.count, min=1, max=4096, tooltip="Pictures wanted."
-                ),
-                io.Int.Input(
-                    "subset",
-                    default=DEFAULT.subset,
-                    min=0,
-                    max=4096,
-                    tooltip="References that each picture is pulled towards, drawn anew; 0: all.",
-                ),
-                io.Float.Input(
-                    "angle",
-                    default=DEFAULT.angle,
-                    min=0.01,
-                    max=1.571,
-                    step=0.01,
-                    tooltip=(
-                        "How far a found seed is turned for a new start, in radians: more differs "
-                        "more and takes longer. 1.57: nothing of it is left."
-                    ),
-                ),
-                io.Int.Input(
-                    "iterations",
-                    default=DEFAULT.iterations,
-                    min=0,
-                    max=10000,
-                    tooltip="Gradient steps of a later picture, at most.",
-                ),
-                io.Float.Input(
-                    "min_distance",
-                    default=DEFAULT.min_distance,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "Pictures nearer than this are duplicates and thrown away; 1 is how far "
-                        "references are from their centre. 0 keeps all."
-                    ),
-                ),
+                *_set_inputs(),
                 *contrast_inputs(),
             ],
             outputs=[
@@ -97,48 +59,24 @@ class DiverseSet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        vae,
-        clip_vision,
-        references,
-        latent,
-        seed,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        preset,
-        contrast=None,
-        contrast_prompt=None,
-        **wanted,
-    ) -> io.NodeOutput:
-        wanted = SetSettings(**wanted)
-        require_file(wanted.count, model, latent)
-        sampling = SamplingSettings(steps, cfg, sampler_name, scheduler, seed)
-        if contrast is None and contrast_prompt is not None:
-            contrast = draw_contrast(model, contrast_prompt, negative, vae, latent, sampling)
-        show = SetDisplay(cls.hidden.unique_id, wanted.count, len(latent["samples"]))
+    def execute(cls, preset, **values) -> io.NodeOutput:
+        wanted = SetSettings(**{name: values[name] for name in WANTED})
+        require_file(wanted.count, values["model"], values["latent"])
+        scene = scene_of(values)
+        sampling = sampling_of(values)
+        contrast = contrast_of(values, scene, sampling)
+        show = SetDisplay(
+            cls.hidden.unique_id, cls.settled, wanted.count, len(scene.latent["samples"])
+        )
         found, made = make_set(
-            model,
-            positive,
-            negative,
-            vae,
-            image_encoder(clip_vision),
-            references,
-            latent,
+            scene,
             sampling,
             PRESETS[preset],
             wanted,
             contrast=contrast,
-            on_progress=show,
-            on_unfinished=show.keep,
-            on_note=show.text,
+            callbacks=show.callbacks(),
         )
-        report = tell(made, wanted.count)
+        report = describe_set(made, wanted.count)
         show.text(report)
         return io.NodeOutput(found, made.images[made.in_seed], report)
 
@@ -146,10 +84,13 @@ class DiverseSet(io.ComfyNode):
 class SetDisplay(Display):
     """Progress towards the pictures wanted, and as preview the latest, those thrown away too."""
 
-    def __init__(self, node_id: str, count: int, batch: int):
-        super().__init__(node_id)
-        self.count, self.batch = count, batch
-        self.reached, self.last, self.earlier = 0.0, None, []
+    def __init__(self, node_id: str, settled: set[str] | None, count: int, batch: int):
+        super().__init__(node_id, settled)
+        self.count = count
+        self.batch = batch
+        self.reached = 0.0
+        self.last: Progress | None = None
+        self.earlier: list[torch.Tensor] = []
 
     def __call__(self, progress: Progress, kept: int) -> None:
         if self.last is not None and progress.done < self.last.done:  # another batch began
@@ -157,7 +98,8 @@ class SetDisplay(Display):
         self.last = progress
         preview = None
         if progress.new_best:
-            preview = ("JPEG", grid(torch.cat([progress.best.images, *self.earlier])), PREVIEW_SIZE)
+            pictures = torch.cat([progress.best.images, *self.earlier])[:PREVIEW_PICTURES]
+            preview = ("JPEG", draw_grid(pictures), PREVIEW_SIZE)
             now = progress.best.semantic.mean()
             self.text(
                 f"{kept} of {self.count} pictures found; under way: {self.batch}, iteration "
@@ -179,9 +121,10 @@ def require_file(count: int, model, latent: dict) -> None:
         )
 
 
-def tell(made: PictureSet, count: int) -> str:
+def describe_set(made: PictureSet, count: int) -> str:
     """The report: what was kept, what was thrown away, what it cost."""
-    kept, shown = len(made.semantic), [made.semantic[i] for i in made.in_seed]
+    kept = len(made.semantic)
+    shown = [made.semantic[i] for i in made.in_seed]
     first, later = made.cost()
     lines = [f"{len(shown)} of {count} pictures found"]
     if len(shown) < min(kept, count):
@@ -200,10 +143,52 @@ def tell(made: PictureSet, count: int) -> str:
     return "\n".join(lines)
 
 
-def _steady_sampling_inputs() -> list:
+def _fixed_sampling_inputs() -> list:
     """Without the samplers that cannot draw a picture of the set again in another batch."""
     inputs = sampling_inputs()
     for item in inputs:
         if item.id == "sampler_name":
-            item.options = [name for name in item.options if name in PICTURE_BY_PICTURE]
+            item.options = [name for name in item.options if name in BATCH_INDEPENDENT]
     return inputs
+
+
+def _set_inputs() -> list:
+    return [
+        io.Int.Input("count", default=DEFAULT.count, min=1, max=4096, tooltip="Pictures wanted."),
+        io.Int.Input(
+            "subset",
+            default=DEFAULT.subset,
+            min=0,
+            max=4096,
+            tooltip="References that each picture is pulled towards, drawn anew; 0: all.",
+        ),
+        io.Float.Input(
+            "angle",
+            default=DEFAULT.angle,
+            min=0.01,
+            max=1.571,
+            step=0.01,
+            tooltip=(
+                "How far a found seed is turned for a new start, in radians: more differs "
+                "more and takes longer. 1.57: nothing of it is left."
+            ),
+        ),
+        io.Int.Input(
+            "iterations",
+            default=DEFAULT.iterations,
+            min=0,
+            max=10000,
+            tooltip="Gradient steps of a later picture, at most.",
+        ),
+        io.Float.Input(
+            "min_distance",
+            default=DEFAULT.min_distance,
+            min=0.0,
+            max=10.0,
+            step=0.01,
+            tooltip=(
+                "Pictures nearer than this are duplicates and thrown away; 1 is how far "
+                "references are from their centre. 0 keeps all."
+            ),
+        ),
+    ]

@@ -5,8 +5,8 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..seedselect_core.encoders import ClipVisionEncoder, ImageEncoder
-from ..seedselect_core.open_clip_encoder import OpenClipEncoder
+from ..seedselect_core.likeness.encoders import ClipVisionEncoder, ImageEncoder
+from ..seedselect_core.likeness.open_clip import OpenClipEncoder
 
 FOLDER = "clip_vision"
 EncoderType = io.Custom("IMAGE_ENCODER")

@@ -8,8 +8,10 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..seedselect_core.chain.inversion import INVERTIBLE, Inversion, Refinement, invert_images
 from ..seedselect_core.errors import SeedSelectError
-from ..seedselect_core.geometry import (
+from ..seedselect_core.likeness.vae import host_pictures
+from ..seedselect_core.seeds.geometry import (
     linear_path,
     norms,
     shell_centroid,
@@ -17,10 +19,8 @@ from ..seedselect_core.geometry import (
     shell_radius,
     spherical_path,
 )
-from ..seedselect_core.inversion import INVERTIBLE, Inversion, invert_images
-from ..seedselect_core.seed import MAX_VALUES, SamplingSettings, Seed, shape_told
-from ..seedselect_core.vae_codec import host_pictures
-from .types import SeedType, require_seed
+from ..seedselect_core.seeds.seed import MAX_VALUES, SamplingSettings, Seed, describe_shape
+from .sockets import SeedType, require_seed
 
 PATHS = {"norm-aware": shell_path, "spherical": spherical_path, "linear": linear_path}
 
@@ -58,8 +58,8 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     require_seed(b, second)
     if first.noise.shape[1:] != second.noise.shape[1:]:
         raise SeedSelectError(
-            f"{b}: it is for {shape_told(second.noise.shape[1:])}, {a} for "
-            f"{shape_told(first.noise.shape[1:])}. Make both at the same size."
+            f"{b}: it is for {describe_shape(second.noise.shape[1:])}, {a} for "
+            f"{describe_shape(first.noise.shape[1:])}. Make both at the same size."
         )
     if first.latent_format != second.latent_format and first.latent_format and second.latent_format:
         raise SeedSelectError(
@@ -69,8 +69,9 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     ignored = {"seed": 0}  # the number is where each search started
     if replace(first.sampling, **ignored) != replace(second.sampling, **ignored):
         raise SeedSelectError(
-            f"{b}: it is sampled with {second.sampling.told()}, {a} with {first.sampling.told()}. "
-            "What lies between them means nothing then. Make both with the same settings."
+            f"{b}: it is sampled with {second.sampling.describe()}, {a} with "
+            f"{first.sampling.describe()}. What lies between them means nothing then. Make both "
+            "with the same settings."
         )
     return torch.cat([first.noise, second.noise])
 
@@ -86,7 +87,7 @@ def report(found: Inversion) -> str:
     """What an artist needs to know of an inversion, a line for each picture."""
     noise = found.seed.noise
     usual = shell_radius(noise[0].numel())
-    lines = [f"{found.seed.sampling.told()}; {found.seed.evaluations} model evaluations"]
+    lines = [f"{found.seed.sampling.describe()}; {found.seed.evaluations} model evaluations"]
     for n, (rmse, relative, norm) in enumerate(
         zip(found.rmse.tolist(), found.relative.tolist(), norms(noise).tolist(), strict=True)
     ):
@@ -126,42 +127,7 @@ class InvertImage(io.ComfyNode):
                         "no multiple of the VAE's (8 pixels for most) are cut off."
                     ),
                 ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=10000, tooltip="Denoising steps to run back."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip=(
-                        "Guidance. The higher it is, the further the noise lies from Gaussian "
-                        "noise; NAO inverts at 1."
-                    ),
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(INVERTIBLE),
-                    default="ddim",
-                    tooltip="Samplers that can be run backwards.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="normal",
-                    tooltip="How the noise levels are spread over the steps.",
-                ),
-                io.Int.Input(
-                    "refinements",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip=(
-                        "Evaluations of each step at most; fewer where it is solved before. 1 is "
-                        "plain DDIM inversion, which does not give the picture back."
-                    ),
-                ),
+                *_inversion_inputs(),
             ],
             outputs=[
                 SeedType.Output("seed", tooltip="For 'Sample From Seed' with the same prompts."),
@@ -199,10 +165,49 @@ class InvertImage(io.ComfyNode):
             vae,
             image,
             sampling,
-            refinements=refinements,
+            refinement=Refinement(refinements),
             on_step=progress,
         )
         return io.NodeOutput(found.seed, host_pictures(vae, found.latent["samples"]), report(found))
+
+
+def _inversion_inputs() -> list:
+    return [
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Denoising steps to run back."),
+        io.Float.Input(
+            "cfg",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip=(
+                "Guidance. The higher it is, the further the noise lies from Gaussian "
+                "noise; NAO inverts at 1."
+            ),
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=list(INVERTIBLE),
+            default="ddim",
+            tooltip="Samplers that can be run backwards.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.SCHEDULER_NAMES,
+            default="normal",
+            tooltip="How the noise levels are spread over the steps.",
+        ),
+        io.Int.Input(
+            "refinements",
+            default=20,
+            min=1,
+            max=1000,
+            tooltip=(
+                "Evaluations of each step at most; fewer where it is solved before. 1 is "
+                "plain DDIM inversion, which does not give the picture back."
+            ),
+        ),
+    ]
 
 
 class SeedCentroid(io.ComfyNode):

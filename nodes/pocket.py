@@ -1,16 +1,11 @@
 """Nodes for the model which ships with this pack, and for the references that ship with it."""
 
-import string
-from pathlib import Path
-
 import torch
 from comfy_api.latest import io
 
-from ..seedselect_core.errors import SeedSelectError
+from ..pocket.drawing import LETTERS
+from ..pocket.references import PER_LETTER, letter_pictures
 from ..seedselect_core.pocket import load_pocket_model
-from ..seedselect_core.references import read_image
-
-REFERENCES = Path(__file__).parent.parent / "pocket" / "references"
 
 
 class LoadPocketModel(io.ComfyNode):
@@ -55,7 +50,7 @@ class PocketReferences(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "letter",
-                    options=list(string.ascii_uppercase),
+                    options=list(LETTERS),
                     default="S",
                     tooltip="The letter that the prompt asks for. S, C, P and K are the rarest.",
                 ),
@@ -63,7 +58,7 @@ class PocketReferences(io.ComfyNode):
                     "count",
                     default=4,
                     min=1,
-                    max=8,
+                    max=PER_LETTER,
                     tooltip="How many of the pictures to take, each in another font.",
                 ),
             ],
@@ -72,10 +67,5 @@ class PocketReferences(io.ComfyNode):
 
     @classmethod
     def execute(cls, letter, count) -> io.NodeOutput:
-        paths = sorted(REFERENCES.glob(f"{letter}_*.png"))
-        if len(paths) < count:
-            raise SeedSelectError(
-                f"count: {count} pictures of {letter} were asked for, and {REFERENCES} holds "
-                f"{len(paths)}. Lower the count, or install SeedSelect again if files are missing."
-            )
-        return io.NodeOutput(torch.stack([read_image(path) for path in paths[:count]]))
+        pictures = torch.from_numpy(letter_pictures(letter, count))
+        return io.NodeOutput(pictures.float() / 255)

@@ -16,11 +16,11 @@ from ..seedselect_core.references import (
     combine,
     list_image_files,
     load_reference_folder,
-    parse_colour,
+    parse_color,
     reference_set_from_batch,
     resolve_folder,
 )
-from .types import ReferenceSetType
+from .sockets import ReferenceSetType
 
 NO_FOLDER = "(none)"
 PREVIEW_SIZE = 512
@@ -39,6 +39,47 @@ def _input_folders() -> list[str]:
 def _resolve(folder: str) -> Path:
     root = folder_paths.get_input_directory()
     return resolve_folder(Path(root) / folder, [root])
+
+
+def _picture_inputs() -> list:
+    """How pictures are fitted, and which of a folder are taken."""
+    return [
+        io.Combo.Input(
+            "crop",
+            options=list(CROPS),
+            default="center",
+            tooltip=(
+                "How a picture of another shape is made to fit: center cuts off what "
+                "sticks out, pad shows all of it on the background, stretch distorts it."
+            ),
+        ),
+        io.Color.Input(
+            "background",
+            default="#FFFFFF",
+            tooltip="Shown through transparent parts, and around padded pictures.",
+        ),
+        io.Int.Input(
+            "limit",
+            default=5,
+            min=1,
+            max=64,
+            tooltip="Take at most this many pictures from the folder.",
+        ),
+        io.Combo.Input(
+            "order",
+            options=list(ORDERS),
+            default="name",
+            tooltip="Which pictures of the folder are taken first when there are more.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="For the random order: another number chooses other pictures.",
+        ),
+    ]
 
 
 class LoadReferenceSet(io.ComfyNode):
@@ -68,41 +109,7 @@ class LoadReferenceSet(io.ComfyNode):
                     optional=True,
                     tooltip="Pictures to use as well as, or instead of, those in the folder.",
                 ),
-                io.Combo.Input(
-                    "crop",
-                    options=list(CROPS),
-                    default="center",
-                    tooltip=(
-                        "How a picture of another shape is made to fit: center cuts off what "
-                        "sticks out, pad shows all of it on the background, stretch distorts it."
-                    ),
-                ),
-                io.Color.Input(
-                    "background",
-                    default="#FFFFFF",
-                    tooltip="Shown through transparent parts, and around padded pictures.",
-                ),
-                io.Int.Input(
-                    "limit",
-                    default=5,
-                    min=1,
-                    max=64,
-                    tooltip="Take at most this many pictures from the folder.",
-                ),
-                io.Combo.Input(
-                    "order",
-                    options=list(ORDERS),
-                    default="name",
-                    tooltip="Which pictures of the folder are taken first when there are more.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="For the random order: another number chooses other pictures.",
-                ),
+                *_picture_inputs(),
             ],
             outputs=[
                 ReferenceSetType.Output(
@@ -140,8 +147,9 @@ class LoadReferenceSet(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder, crop, background, limit, order, seed, images=None) -> io.NodeOutput:
-        colour = parse_colour(background)
-        sets, warnings = [], []
+        color = parse_color(background)
+        sets = []
+        warnings = []
         if folder != NO_FOLDER:
             root = folder_paths.get_input_directory()
             loaded, warnings = load_reference_folder(
@@ -151,11 +159,11 @@ class LoadReferenceSet(io.ComfyNode):
                 order=order,
                 seed=seed,
                 crop=crop,
-                background=colour,
+                background=color,
             )
             sets.append(loaded)
         if images is not None:
-            sets.append(reference_set_from_batch(images, crop=crop, background=colour))
+            sets.append(reference_set_from_batch(images, crop=crop, background=color))
         if not sets:
             raise SeedSelectError(
                 "folder: no references. Choose a folder of pictures, or connect some to 'images'."

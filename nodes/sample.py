@@ -4,8 +4,8 @@ import comfy.samplers
 import latent_preview
 from comfy_api.latest import io
 
-from ..seedselect_core.optimize import sample_from_seed
-from .types import SeedType, require_seed
+from ..seedselect_core.chain.sampling import sample_from_seed
+from .sockets import SeedType, require_seed
 
 FROM_SEED = "from the seed"
 

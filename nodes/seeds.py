@@ -7,8 +7,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..seedselect_core.errors import SeedSelectError
-from ..seedselect_core.seed import Seed, SeedNoise, load_seed
-from .types import SeedType, require_seed
+from ..seedselect_core.seeds.seed import Seed, SeedNoise, load_seed
+from .sockets import SeedType, require_seed
 
 EXTENSION = ".seed.safetensors"
 

@@ -4,17 +4,17 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..seedselect_core.search import Progress
-from ..seedselect_core.seed import SamplingSettings
-from ..seedselect_core.settings import PRESETS
-from ..seedselect_core.sweep import Cell, Sweep, draw_sheet, parse_weights, run_sweep
-from .encoders import image_encoder
-from .optimize import Display, connections, sampling_inputs
+from ..seedselect_core.search.loop import Progress
+from ..seedselect_core.search.settings import PRESETS
+from ..seedselect_core.sets.sweep import Cell, Sweep, parse_weights, run_sweep
+from ..seedselect_core.sheets import draw_sweep
+from .display import Display, Searching
+from .inputs import connections, preset_input, sampling_inputs, sampling_of, scene_of
 
 PREVIEW_SIZE = 1024
 
 
-class TradeoffSweep(io.ComfyNode):
+class TradeoffSweep(Searching, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -29,11 +29,8 @@ class TradeoffSweep(io.ComfyNode):
             inputs=[
                 *connections(),
                 *sampling_inputs(),
-                io.Combo.Input(
-                    "preset",
-                    options=list(PRESETS),
-                    default="default",
-                    tooltip="All settings but the two weights, as in 'SeedSelect Optimize'.",
+                preset_input(
+                    list(PRESETS), "All settings but the two weights, as in 'SeedSelect Optimize'."
                 ),
                 io.String.Input(
                     "semantic_weights",
@@ -55,44 +52,20 @@ class TradeoffSweep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        vae,
-        clip_vision,
-        references,
-        latent,
-        seed,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        preset,
-        semantic_weights,
-        appearance_weights,
-    ) -> io.NodeOutput:
-        rows = parse_weights("semantic_weights", semantic_weights)
-        columns = parse_weights("appearance_weights", appearance_weights)
-        show = SweepDisplay(cls.hidden.unique_id)
-        sweep = run_sweep(
-            rows,
-            columns,
-            PRESETS[preset],
-            model=model,
-            positive=positive,
-            negative=negative,
-            vae=vae,
-            encoder=image_encoder(clip_vision),
-            references=references,
-            latent=latent,
-            sampling=SamplingSettings(steps, cfg, sampler_name, scheduler, seed),
-            on_progress=show,
-            on_unfinished=show.keep,
-            on_note=show.text,
+    def execute(cls, preset, semantic_weights, appearance_weights, **values) -> io.NodeOutput:
+        sweep = Sweep(
+            parse_weights("semantic_weights", semantic_weights),
+            parse_weights("appearance_weights", appearance_weights),
         )
-        sheet = torch.from_numpy(np.asarray(draw_sheet(sweep), dtype=np.float32) / 255)
+        show = SweepDisplay(cls.hidden.unique_id, cls.settled)
+        run_sweep(
+            sweep,
+            scene_of(values),
+            sampling_of(values),
+            PRESETS[preset],
+            callbacks=show.callbacks(),
+        )
+        sheet = torch.from_numpy(np.asarray(draw_sweep(sweep), dtype=np.float32) / 255)
         return io.NodeOutput(sheet[None], sweep.images(), sweep.table())
 
 
@@ -102,10 +75,11 @@ class SweepDisplay(Display):
     def __call__(self, progress: Progress, sweep: Sweep, pair: tuple[float, float]) -> None:
         preview = None
         if progress.new_best:
-            best, number = progress.best, len(sweep.cells) + 1
+            best = progress.best
+            number = len(sweep.cells) + 1
             so_far = Sweep(sweep.semantic_weights, sweep.appearance_weights)
             so_far.cells = sweep.cells | {pair: Cell(best.images)}
-            preview = ("JPEG", draw_sheet(so_far), PREVIEW_SIZE)
+            preview = ("JPEG", draw_sweep(so_far), PREVIEW_SIZE)
             self.text(
                 f"{number} of {len(sweep.pairs())}: semantic {pair[0]:g}, appearance {pair[1]:g}, "
                 f"iteration {progress.iteration}: semantic loss {best.semantic.mean():.4f}"

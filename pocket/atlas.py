@@ -1,7 +1,7 @@
 """Real glyphs that ship with the pack, so that benchmarks run without any font.
 
-``atlas/*.png`` are mosaics of masks in eight greys, made by ``draw_atlas.py``; ``atlas/fonts.json``
-names the font of every mask. The groups:
+``atlas/*.png`` are mosaics of masks in eight greys, made by ``making/draw_atlas.py``;
+``atlas/fonts.json`` names the font of every mask. The groups:
 
 - ``seen``: glyphs that the shipped diffusion model was trained on, the first 300 of each letter;
 - ``tuning``, ``report``, ``test``: fonts that neither the diffusion model, the autoencoder, the
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .drawing import RGB, colour_pairs, paint
-from .glyphs import LETTERS, SIZE
+from .drawing import LETTERS, RGB, SIZE, color_pairs, paint
 
 ATLAS = Path(__file__).parent / "atlas"
 GROUPS = ("tuning", "report", "test")
 LEVELS = 8  # greys in the files
-SEEN_CAP, SEEN_PER_ROW = 300, 60
+SEEN_CAP = 300
+SEEN_PER_ROW = 60
 
 
 @functools.cache
@@ -51,7 +51,8 @@ def load_atlas(name: str) -> torch.Tensor | dict[str, torch.Tensor]:
         raise ValueError(f"There is no group {name!r} in the atlas, only {(*GROUPS, 'seen')}.")
     with Image.open(ATLAS / f"{name}.png") as file:
         mosaic = torch.from_numpy(np.asarray(file.convert("L")).copy())
-    rows, columns = mosaic.shape[0] // SIZE, mosaic.shape[1] // SIZE
+    rows = mosaic.shape[0] // SIZE
+    columns = mosaic.shape[1] // SIZE
     masks = mosaic.view(rows, SIZE, columns, SIZE).transpose(1, 2).contiguous()
     if name != "seen":
         return masks
@@ -61,5 +62,5 @@ def load_atlas(name: str) -> torch.Tensor | dict[str, torch.Tensor]:
 
 def paint_glyphs(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Pictures float [B, 3, 64, 64] in 0..1 of masks uint8 [B, 64, 64], any two palette colours."""
-    ink, ground = colour_pairs(len(masks), generator)
+    ink, ground = color_pairs(len(masks), generator)
     return paint(masks.float() / 255, RGB[ink], RGB[ground])

@@ -1,14 +1,14 @@
 """What the pocket model draws: one capital letter in a palette colour on a ground of another."""
 
 import math
-from pathlib import Path
+import string
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .glyphs import LETTERS
-
+LETTERS = string.ascii_uppercase
+SIZE = 64  # pixels of a side
 PALETTE = {
     "red": "#E63946",
     "orange": "#F18C32",
@@ -21,12 +21,14 @@ PALETTE = {
     "white": "#F5F5F0",
     "black": "#1E1E23",
 }
-COLOURS = list(PALETTE)
+COLORS = list(PALETTE)
 RGB = torch.tensor(
     [[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in PALETTE.values()]
 )
-MAX_SHIFT, MAX_SCALE = 3, 0.12
-COMMONEST, RAREST = 2200, 4
+MAX_SHIFT = 3
+MAX_SCALE = 0.12
+COMMONEST = 2200
+RAREST = 4
 # Which letters are rare is arbitrary: an alphabet shuffled once by numpy's default_rng(2304).
 TAIL_ORDER = "".join(np.random.default_rng(2304).permutation(list(LETTERS)))
 
@@ -41,24 +43,10 @@ def prompt(letter: str, ink: str, ground: str) -> str:
     return f"a {ink} letter {letter} on {ground}"
 
 
-class Glyphs:
-    """The masks of one split, uint8 [N, 26, 64, 64], ornaments left out."""
-
-    def __init__(self, work: Path, split: str):
-        with np.load(work / "glyphs.npz") as file:
-            keep = file["split"] == split
-            if (work / "real_letters.npy").exists():
-                keep &= np.load(work / "real_letters.npy")
-            self.masks = torch.from_numpy(file["masks"][keep])
-            self.paths = file["paths"][keep]
-
-    def __len__(self) -> int:
-        return len(self.masks)
-
-
 def jitter(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Shift by up to 3 pixels and scale by up to 12 %; float [B, 64, 64] in 0..1."""
-    count, size = masks.shape[0], masks.shape[-1]
+    count = masks.shape[0]
+    size = masks.shape[-1]
     draw = torch.rand(3, count, generator=generator) * 2 - 1
     zoom = torch.exp(draw[0] * math.log1p(MAX_SCALE))
     theta = torch.zeros(count, 2, 3)
@@ -74,8 +62,8 @@ def paint(ink_mask: torch.Tensor, ink: torch.Tensor, ground: torch.Tensor) -> to
     return alpha * ink[:, :, None, None] + (1 - alpha) * ground[:, :, None, None]
 
 
-def colour_pairs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def color_pairs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices into the palette [B] and [B], ink and ground, never the same."""
-    ink = torch.randint(len(COLOURS), (count,), generator=generator)
-    step = torch.randint(1, len(COLOURS), (count,), generator=generator)
-    return ink, (ink + step) % len(COLOURS)
+    ink = torch.randint(len(COLORS), (count,), generator=generator)
+    step = torch.randint(1, len(COLORS), (count,), generator=generator)
+    return ink, (ink + step) % len(COLORS)

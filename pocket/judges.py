@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from .glyphs import LETTERS
+from .drawing import LETTERS
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -93,10 +93,10 @@ def read_letters(judge: nn.Module, images: torch.Tensor) -> str:
     pictures = images.movedim(-1, 1).float()
     if pictures.shape[-2:] != (64, 64):
         pictures = F.interpolate(pictures, (64, 64), mode="bilinear", antialias=True)
-    return "".join(LETTERS[i] for i in judge(normalise(pictures)).argmax(1))
+    return "".join(LETTERS[i] for i in judge(normalize(pictures)).argmax(1))
 
 
-def normalise(pictures: torch.Tensor) -> torch.Tensor:
+def normalize(pictures: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit spread per picture, so that colours and contrast matter little."""
     mean = pictures.mean((1, 2, 3), keepdim=True)
     return (pictures - mean) / pictures.std((1, 2, 3), keepdim=True).clamp_min(1e-3)

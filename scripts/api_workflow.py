@@ -17,7 +17,8 @@ from comfy_client import ComfyClient
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
 SEEDS = ("seed", "noise_seed")
-MUTED, BYPASSED = 2, 4
+MUTED = 2
+BYPASSED = 4
 NOTES = ("Note", "MarkdownNote")
 REROUTE = "Reroute"
 

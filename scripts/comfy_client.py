@@ -22,14 +22,17 @@ from dataclasses import dataclass, field
 import aiohttp
 
 # Binary messages start with one of these as four bytes, big endian.
-_PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
+_PREVIEW = 1
+_TEXT = 3
+_PREVIEW_WITH_METADATA = 4
 
 
 class PromptRejected(ValueError):
     """The server refused a prompt before running it; `node_errors` says where and why."""
 
     def __init__(self, answer: dict):
-        self.error, self.node_errors = answer["error"], answer["node_errors"]
+        self.error = answer["error"]
+        self.node_errors = answer["node_errors"]
         told = [
             f"node {key} ({found['class_type']}): {error['message']}: {error['details']}"
             for key, found in self.node_errors.items()
@@ -170,13 +173,15 @@ class ComfyClient:
 
 def _take(result: Result, message: dict) -> Event | str | None:
     """Note what a message says about the prompt; "end" for the last one."""
-    kind, data = message["type"], message["data"]
+    kind = message["type"]
+    data = message["data"]
     if data.get("prompt_id") != result.prompt_id:
         return None
     if kind == "execution_cached":
         result.cached = data["nodes"]
     elif kind in ("execution_error", "execution_interrupted"):
-        result.status, result.error = kind.removeprefix("execution_"), data
+        result.status = kind.removeprefix("execution_")
+        result.error = data
     elif kind == "progress":
         return Event("progress", data["node"], data["value"], data["max"])
     elif kind == "executed":
@@ -194,7 +199,8 @@ def _binary_event(data: bytes) -> Event | None:
     (kind,) = struct.unpack_from(">I", data)
     if kind == _TEXT:
         (length,) = struct.unpack_from(">I", data, 4)
-        node, text = data[8 : 8 + length], data[8 + length :]
+        node = data[8 : 8 + length]
+        text = data[8 + length :]
         return Event("text", node.decode(), text=text.decode())
     if kind == _PREVIEW_WITH_METADATA:
         (length,) = struct.unpack_from(">I", data, 4)

@@ -19,22 +19,24 @@ import sys
 import time
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
 import host
 from api_workflow import find, to_api
 from comfy_client import ComfyClient, Event
-from PIL import Image, ImageDraw, ImageFont
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO))
 
-LETTERS, SEEDS = 4, 8
-COLOURS = [("red", "yellow"), ("blue", "white"), ("white", "purple"), ("black", "orange")]
+LETTERS = 4
+SEEDS = 8
+COLORS = [("red", "yellow"), ("blue", "white"), ("white", "purple"), ("black", "orange")]
 
 
-def letter_prompt(prompt: dict, letter: str, colours: tuple[str, str]) -> dict:
+def letter_prompt(prompt: dict, letter: str, colors: tuple[str, str]) -> dict:
     """The workflow's API prompt with another letter and batch; all other settings stay."""
     prompt = json.loads(json.dumps(prompt))
-    ink, ground = colours
+    ink, ground = colors
     text = find(prompt, "CLIPTextEncode", "Prompt")
     prompt[text]["inputs"]["text"] = f"a {ink} letter {letter} on {ground}"
     prompt[find(prompt, "SeedSelectPocketReferences")]["inputs"]["letter"] = letter
@@ -91,7 +93,8 @@ def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dic
 
     from pocket.judges import load_judges, read_letters
 
-    judges, answers = load_judges(), {}
+    judges = load_judges()
+    answers = {}
     for title, images in pictures.items():
         batch = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
         answers[title] = {
@@ -103,11 +106,15 @@ def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dic
 
 def contact_sheet(rows: list[dict]) -> Image.Image:
     """A row a letter: four references, eight pictures before, eight after."""
-    cell, gap, head, side = 72, 24, 40, 210
+    cell = 72
+    gap = 24
+    head = 40
+    side = 210
     width = side + (4 + 2 * SEEDS) * cell + 3 * gap
     sheet = Image.new("RGB", (width, head + len(rows) * (cell + 10) + 10), "white")
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(20), ImageFont.load_default(13)
+    large = ImageFont.load_default(20)
+    small = ImageFont.load_default(13)
     starts = [side, side + 4 * cell + gap, side + (4 + SEEDS) * cell + 2 * gap]
     for start, title in zip(starts, ("references", "before", "after"), strict=True):
         draw.text((start + 4, 8), title, "black", large)
@@ -116,7 +123,8 @@ def contact_sheet(rows: list[dict]) -> Image.Image:
         draw.text((10, top + 8), row["letter"], "black", large)
         draw.text((40, top + 8), f"seen in {row['fonts']} fonts", "black", small)
         draw.text((40, top + 26), row["prompt"].removeprefix("a "), "black", small)
-        before, after = row["right_before"], row["right_after"]
+        before = row["right_before"]
+        after = row["right_after"]
         draw.text((40, top + 44), f"{before:.0%} to {after:.0%} right", "black", small)
         columns = [(starts[0], row["references"], None)]
         for start, title in zip(starts[1:], ("Before", "After"), strict=True):
@@ -139,13 +147,17 @@ def main() -> int:
     frequency = json.loads((REPO / "pocket/weights/fonts_seen.json").read_text())
     letters = sorted(frequency, key=frequency.get)[:LETTERS]
     graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
-    began, rows = time.monotonic(), []
+    # Only now, since PyTorch takes its time.
+    from pocket.references import letter_pictures
+
+    began = time.monotonic()
+    rows = []
     print("starting ComfyUI ...", flush=True)
     with host.server() as server:
         client = ComfyClient(server.url)
         workflow = to_api(graph, client.get("object_info"))
-        for letter, colours in zip(letters, COLOURS, strict=True):
-            prompt = letter_prompt(workflow, letter, colours)
+        for letter, colors in zip(letters, COLORS, strict=True):
+            prompt = letter_prompt(workflow, letter, colors)
             row = run_letter(client, prompt, letter)
             account = read_account(Path(server.base_directory) / "output", row["seed_file"])
             answers = judged(row["pictures"], letter)
@@ -157,9 +169,7 @@ def main() -> int:
                 "letter": letter,
                 "fonts": frequency[letter],
                 "prompt": prompt[find(prompt, "CLIPTextEncode", "Prompt")]["inputs"]["text"],
-                "references": [
-                    Image.open(REPO / f"pocket/references/{letter}_{n}.png") for n in range(4)
-                ],
+                "references": [Image.fromarray(picture) for picture in letter_pictures(letter, 4)],
                 "answers": answers,
                 "right_before": share["Before"],
                 "right_after": share["After"],

@@ -55,15 +55,14 @@ import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 import utils.extra_config  # noqa: E402
+
 from evaluate_figures import linear_probe, nearest_class, real_by_others, wilson  # noqa: E402
 from evaluate_report import KINDS, contact_sheet, report_lines, to_picture  # noqa: E402
-
-from pocket.judges import load_judges, normalise  # noqa: E402
-from seedselect_core.diversity import LEAST_REALS, diversity_report, nearest  # noqa: E402
-from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
+from pocket.judges import load_judges, normalize  # noqa: E402
+from seedselect_core.chain.sampling import sample_from_seed  # noqa: E402
 from seedselect_core.errors import SeedSelectError  # noqa: E402
-from seedselect_core.host.differentiable_samplers import REFUSED  # noqa: E402
-from seedselect_core.optimize import optimize_seed, sample_from_seed  # noqa: E402
+from seedselect_core.host.samplers import REFUSED  # noqa: E402
+from seedselect_core.likeness.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
 from seedselect_core.pocket import load_pocket_model  # noqa: E402
 from seedselect_core.references import (  # noqa: E402
     ReferenceSet,
@@ -71,9 +70,12 @@ from seedselect_core.references import (  # noqa: E402
     load_reference_folder,
     read_image,
 )
-from seedselect_core.search import Progress  # noqa: E402
-from seedselect_core.seed import SamplingSettings, Seed, load_seed  # noqa: E402
-from seedselect_core.settings import PRESETS  # noqa: E402
+from seedselect_core.search.loop import Progress  # noqa: E402
+from seedselect_core.search.optimize import optimize_seed  # noqa: E402
+from seedselect_core.search.scene import Callbacks, Scene  # noqa: E402
+from seedselect_core.search.settings import PRESETS, Settings  # noqa: E402
+from seedselect_core.seeds.seed import SamplingSettings, Seed, load_seed  # noqa: E402
+from seedselect_core.sets.diversity import LEAST_REALS, diversity_report, nearest  # noqa: E402
 
 # What is taken where nothing is given: for a checkpoint, and for the pocket model.
 REAL_DEFAULTS = {"prompt": ["a photo of a {}"], "width": 512, "height": 512, "steps": 20}
@@ -147,7 +149,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def read_concepts(args: argparse.Namespace) -> tuple[list[Concept], list[str]]:
     """Every folder's pictures, and warnings about files left out and folders that are too small."""
-    concepts, warnings = [], []
+    concepts = []
+    warnings = []
     folders = sorted(p for p in args.images.iterdir() if p.is_dir() and p.name[0] != ".")
     if not folders:
         raise SeedSelectError(
@@ -157,7 +160,8 @@ def read_concepts(args: argparse.Namespace) -> tuple[list[Concept], list[str]]:
     for folder in folders:
         name = folder.name.replace("_", " ")
         references, refused = load_reference_folder(folder, limit=args.references)
-        left_out, real = list(refused), []
+        left_out = list(refused)
+        real = []
         # One by one at the size they are needed in: photographs as they are would fill the memory.
         for path in list_image_files(folder):
             if path.name in references.names or len(real) == args.held_out:
@@ -197,7 +201,7 @@ class PocketJudge:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         pictures = F.interpolate(images.movedim(-1, 1), (64, 64), mode="bilinear", antialias=True)
-        return self.patcher.model(normalise(pictures))
+        return self.patcher.model(normalize(pictures))
 
 
 class Models:
@@ -212,7 +216,8 @@ class Models:
         files += [("--clip-vision", "clip_vision", args.clip_vision)]
         files += [("--judge-clip-vision", "clip_vision", args.judge_clip_vision)]
         self.paths = {flag: _model_file(flag, kind, name) for flag, kind, name in files if name}
-        followed, judge = self.paths.get("--clip-vision"), self.paths.get("--judge-clip-vision")
+        followed = self.paths.get("--clip-vision")
+        judge = self.paths.get("--judge-clip-vision")
         self.judge_is_followed = not args.pocket and judge in (None, followed)
 
     @cached_property
@@ -271,72 +276,92 @@ def _file_state(path: str | None) -> list | None:
     return path and [path, os.stat(path).st_size, os.stat(path).st_mtime_ns]
 
 
+def _made_with(args: argparse.Namespace, models: Models, concept: Concept) -> dict:
+    """Everything that the pictures of a concept depend on, as JSON has it."""
+    made = {name: getattr(args, name) for name in ("prompt", "negative", "width", "height")}
+    made |= {"batch": args.batch, "pocket": args.pocket, "sampling": asdict(sampling_of(args))}
+    made |= {"checkpoint": _file_state(models.paths.get("--checkpoint"))}
+    made |= {"clip_vision": _file_state(models.paths.get("--clip-vision"))}
+    made |= {"settings": asdict(settings_of(args)), "references": concept.references.fingerprint()}
+    made |= {"pack": pack_fingerprint()}
+    return json.loads(json.dumps(made))
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Those of the preset, with as many iterations as are asked for."""
+    settings = PRESETS[args.preset]
+    if args.iterations is None:
+        return settings
+    return replace(settings, iterations=args.iterations)
+
+
+def sampling_of(args: argparse.Namespace) -> SamplingSettings:
+    return SamplingSettings(args.steps, args.cfg, args.sampler, args.scheduler, args.seed)
+
+
 def make_pictures(args: argparse.Namespace, models: Models, concept: Concept, folder: Path) -> None:
     """Whatever is not yet there: ``plain/NNN.png``, ``seedselect/NNN.png`` and the seeds."""
-    settings = PRESETS[args.preset]
-    if args.iterations is not None:
-        settings = replace(settings, iterations=args.iterations)
-    sampling = SamplingSettings(args.steps, args.cfg, args.sampler, args.scheduler, args.seed)
-    told = {name: getattr(args, name) for name in ("prompt", "negative", "width", "height")}
-    told |= {"batch": args.batch, "pocket": args.pocket, "sampling": asdict(sampling)}
-    told |= {"checkpoint": _file_state(models.paths.get("--checkpoint"))}
-    told |= {"clip_vision": _file_state(models.paths.get("--clip-vision"))}
-    told |= {"settings": asdict(settings), "references": concept.references.fingerprint()}
-    told |= {"pack": pack_fingerprint()}
-    told = json.loads(json.dumps(told))
+    made_with = _made_with(args, models, concept)
     record = folder / "made_with.json"
-    if record.exists() and (before := json.loads(record.read_text())) != told:
-        changed = ", ".join(key for key in told if before.get(key) != told[key])
+    if record.exists() and (before := json.loads(record.read_text())) != made_with:
+        changed = ", ".join(key for key in made_with if before.get(key) != made_with[key])
         raise SeedSelectError(
             f"--output: '{folder}' holds pictures made with other settings or files "
             f"({changed}). Choose another folder, or delete this one."
         )
     for part in ("plain", "seedselect", "seeds"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(told, indent=1) + "\n")
-
+    record.write_text(json.dumps(made_with, indent=1) + "\n")
     for number, first in enumerate(range(0, args.pictures, args.batch)):
         span = range(first, min(first + args.batch, args.pictures))
         paths = {kind: [folder / kind / f"{i:03}.png" for i in span] for kind in KINDS}
         if all(path.exists() for kind in KINDS for path in paths[kind]):
             continue
         began = time.monotonic()
-        made = f"{concept.name}: pictures {span[0] + 1} to {span[-1] + 1} of {args.pictures}"
-
-        def show(progress: Progress, made: str = made) -> None:
-            if sys.stdout.isatty():
-                share = progress.done / progress.planned
-                print(f"\r{made}, SeedSelect {share:4.0%}", end="", flush=True)
-
-        model, clip, vae, encoder = models.generator
-        prompt = args.prompt[number % len(args.prompt)].format(concept.name)
-        here = replace(sampling, seed=args.seed + SEED_STRIDE * number)
-        with torch.inference_mode():
-            positive, negative = (
-                clip.encode_from_tokens_scheduled(clip.tokenize(text))
-                for text in (prompt, args.negative)
-            )
-            empty = torch.zeros(len(span), 4, args.height // 8, args.width // 8)
-            latent = comfy.sample.fix_empty_latent_channels(model, empty, 8)
-            plain = Seed(comfy.sample.prepare_noise(latent, here.seed), here)
-            drawn = sample_from_seed(model, positive, negative, plain)["samples"]
-            _save(vae.decode(drawn), paths["plain"])
-            seed, found, _ = optimize_seed(
-                model,
-                positive,
-                negative,
-                vae,
-                encoder,
-                concept.references,
-                {"samples": latent},
-                here,
-                settings,
-                on_progress=show,
-            )
-            seed.save(folder / "seeds" / f"{first:03}.seed.safetensors")
-            _save(vae.decode(found["samples"]), paths["seedselect"])
+        news = f"{concept.name}: pictures {span[0] + 1} to {span[-1] + 1} of {args.pictures}"
+        seed_path = folder / "seeds" / f"{first:03}.seed.safetensors"
+        _make_batch(args, models, concept, number, paths, seed_path, news)
         start = "\r" if sys.stdout.isatty() else ""
-        print(f"{start}{made}, {time.monotonic() - began:.0f} s".ljust(80), flush=True)
+        print(f"{start}{news}, {time.monotonic() - began:.0f} s".ljust(80), flush=True)
+
+
+def _make_batch(
+    args: argparse.Namespace,
+    models: Models,
+    concept: Concept,
+    number: int,
+    paths: dict[str, list[Path]],
+    seed_path: Path,
+    news: str,
+) -> None:
+    """The batch of this number, plain and optimized, and its seed."""
+
+    def show(progress: Progress) -> None:
+        if sys.stdout.isatty():
+            share = progress.done / progress.planned
+            print(f"\r{news}, SeedSelect {share:4.0%}", end="", flush=True)
+
+    model, clip, vae, encoder = models.generator
+    prompt = args.prompt[number % len(args.prompt)].format(concept.name)
+    sampling = replace(sampling_of(args), seed=args.seed + SEED_STRIDE * number)
+    with torch.inference_mode():
+        positive, negative = (
+            clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            for text in (prompt, args.negative)
+        )
+        empty = torch.zeros(len(paths["plain"]), 4, args.height // 8, args.width // 8)
+        latent = comfy.sample.fix_empty_latent_channels(model, empty, 8)
+        plain = Seed(comfy.sample.prepare_noise(latent, sampling.seed), sampling)
+        drawn = sample_from_seed(model, positive, negative, plain)["samples"]
+        _save(vae.decode(drawn), paths["plain"])
+        seed, found, _ = optimize_seed(
+            Scene(model, positive, negative, vae, encoder, concept.references, {"samples": latent}),
+            sampling,
+            settings_of(args),
+            callbacks=Callbacks(progress=show),
+        )
+        seed.save(seed_path)
+        _save(vae.decode(found["samples"]), paths["seedselect"])
 
 
 def _save(images: torch.Tensor, paths: list[Path]) -> None:

@@ -35,7 +35,8 @@ def linear_probe(train: list[torch.Tensor], test: list[torch.Tensor]) -> list[fl
     """
     x = torch.cat(train).clone()
     labels = torch.cat([torch.full((len(v),), i) for i, v in enumerate(train)])
-    mean, spread = x.mean(0), x.std().clamp_min(1e-6)
+    mean = x.mean(0)
+    spread = x.std().clamp_min(1e-6)
     x = (x - mean) / spread
     weight = torch.zeros(x.shape[1], len(train), requires_grad=True)
     bias = torch.zeros(len(train), requires_grad=True)
@@ -55,8 +56,9 @@ def linear_probe(train: list[torch.Tensor], test: list[torch.Tensor]) -> list[fl
 
 def wilson(right: int, count: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson, JASA 1927)."""
-    z, p = 1.96, right / count
-    centre = p + z * z / (2 * count)
+    z = 1.96
+    p = right / count
+    center = p + z * z / (2 * count)
     width = z * math.sqrt(p * (1 - p) / count + (z / count) ** 2 / 4)
     scale = 1 + z * z / count
-    return (centre - width) / scale, (centre + width) / scale
+    return (center - width) / scale, (center + width) / scale

@@ -16,10 +16,13 @@ def to_picture(image: torch.Tensor) -> Image.Image:
 
 def contact_sheet(name: str, pictures: dict, right: dict[str, list[bool]]) -> Image.Image:
     """Rows of up to eight pictures; framed green where the judge reads the concept, else red."""
-    cell, side, head = 136, 130, 44
+    cell = 136
+    side = 130
+    head = 44
     sheet = Image.new("RGB", (side + 8 * cell, head + 4 * cell), "white")
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(22), ImageFont.load_default(15)
+    large = ImageFont.load_default(22)
+    small = ImageFont.load_default(15)
     draw.text((12, 10), name, "black", large)
     for row, kind in enumerate(("references", "real", *KINDS)):
         top = head + row * cell
@@ -38,7 +41,8 @@ def contact_sheet(name: str, pictures: dict, right: dict[str, list[bool]]) -> Im
 
 def report_lines(report: dict) -> Iterator[str]:
     """report.md."""
-    settings, summary = report["settings"], report["summary"]
+    settings = report["settings"]
+    summary = report["summary"]
     yield "# SeedSelect on your concepts\n"
     yield f"Command: `{report['command']}`\n"
     for warning in report["warnings"]:

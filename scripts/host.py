@@ -8,7 +8,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   test [ARGS]      run the tests; ARGS go to pytest
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
-  coverage [ARGS]  run proofs/run.py: what the gradient is exact for, into docs/coverage.md
+  coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
 
 Every verb installs first what is missing or broken; when nothing is, that takes under a second.
 
@@ -389,7 +389,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def coverage(arguments: Sequence[str]) -> int:
     """Measure what the gradient is exact for, and write docs/coverage.md."""
-    return _run(find_host(), str(REPO / "proofs" / "run.py"), *arguments)
+    return _run(find_host(), str(REPO / "tests" / "gradients" / "run.py"), *arguments)
 
 
 VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench, evaluate, coverage)}

@@ -132,7 +132,8 @@ def damage(folder: Path, key: str) -> str | None:
         return "it is not installed yet"
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-        stamped, entries = stamp["key"], stamp["entries"]
+        stamped = stamp["key"]
+        entries = stamp["entries"]
     except (OSError, ValueError, KeyError, TypeError):
         return "its installation was not finished"
     if stamped != key:
@@ -210,7 +211,8 @@ def find_host() -> Host:
         return existing_host(Path(os.environ["COMFYUI_DIR"]).expanduser().absolute())
     base, version = find_python()
     cache = cache_folder()
-    source, venv = cache / "ComfyUI-0.30.0", cache / "python{}.{}".format(*version)
+    source = cache / "ComfyUI-0.30.0"
+    venv = cache / "python{}.{}".format(*version)
     source_key = pins()
     venv_key = pins(CONSTRAINTS.read_text(encoding="utf-8"), *PACKAGES, str(version))
 

@@ -12,13 +12,15 @@ import json
 import sys
 from pathlib import Path
 
-import host
-from comfy_client import ComfyClient
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+import host
+from comfy_client import ComfyClient
+
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
-SIZE, SIDE = 960, 480
+SIZE = 960
+SIDE = 480
 # Pocket workflows, and what is changed so that each takes about a minute.
 QUICK = {"preset": "quick"}
 RUNS = {

@@ -1,5 +1,23 @@
-"""The errors that a user of the nodes is meant to read."""
+"""The errors that a user of the nodes is meant to read, and the rules that raise them."""
+
+from typing import Any, NamedTuple
 
 
 class SeedSelectError(ValueError):
     """Something the user can put right: the message names the wrong input and the remedy."""
+
+
+class Rule(NamedTuple):
+    """What the value of an input must be, in the words of the message."""
+
+    name: str
+    holds: bool
+    rule: str
+    value: Any
+
+
+def require_rules(*rules: Rule) -> None:
+    """Raise `SeedSelectError` for the first rule that does not hold."""
+    for name, holds, rule, value in rules:
+        if not holds:
+            raise SeedSelectError(f"{name}: must be {rule}, got {str(value)[:60]}.")

@@ -25,8 +25,11 @@ from transformers import PreTrainedTokenizerFast
 
 WEIGHTS = Path(__file__).parent.parent / "pocket" / "weights"
 
-TEXT_WIDTH, PROMPT_TOKENS = 128, 16
-START, END, UNKNOWN = 0, 1, 2
+TEXT_WIDTH = 128
+PROMPT_TOKENS = 16
+START = 0
+END = 1
+UNKNOWN = 2
 
 TEXT_CONFIG = {
     "hidden_size": TEXT_WIDTH,
@@ -158,7 +161,7 @@ class PocketClipTarget:
         )
 
 
-def _share_norm_groups(module: torch.nn.Module, groups: int) -> None:
+def share_norm_groups(module: torch.nn.Module, groups: int) -> None:
     """The host's 32 groups would leave one or two channels each here, and wash out flat colours."""
     for part in module.modules():
         if isinstance(part, torch.nn.GroupNorm):
@@ -168,7 +171,7 @@ def _share_norm_groups(module: torch.nn.Module, groups: int) -> None:
 def build_autoencoder() -> AutoencoderKL:
     """The autoencoder without weights."""
     model = AutoencoderKL(**copy.deepcopy(VAE_CONFIG))
-    _share_norm_groups(model, 4)
+    share_norm_groups(model, 4)
     return model
 
 
@@ -177,7 +180,7 @@ def build_unet(latent: dict | None = None) -> comfy.model_base.BaseModel:
     config = PocketModelConfig({**UNET_CONFIG, "dtype": torch.float32})
     config.latent_format = PocketLatent(**(latent or {}))
     model = config.get_model({}, device=comfy.model_management.unet_offload_device())
-    _share_norm_groups(model, 8)
+    share_norm_groups(model, 8)
     return model
 
 
@@ -192,7 +195,7 @@ def load_clip() -> comfy.sd.CLIP:
 
 def load_vae() -> comfy.sd.VAE:
     vae = comfy.sd.VAE(sd=_load("vae"), config={"params": copy.deepcopy(VAE_CONFIG)})
-    _share_norm_groups(vae.first_stage_model, 4)
+    share_norm_groups(vae.first_stage_model, 4)
     return vae
 
 

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
-from .errors import SeedSelectError
+from .errors import Rule, SeedSelectError, require_rules
 
 Crop = Literal["center", "pad", "stretch"]
 Order = Literal["name", "newest", "random"]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 CROPS: tuple[str, ...] = ("center", "pad", "stretch")
 ORDERS: tuple[str, ...] = ("name", "newest", "random")
-WHITE: Colour = (1.0, 1.0, 1.0)
+WHITE: Color = (1.0, 1.0, 1.0)
 
 EXTENSIONS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp"),
@@ -46,10 +46,10 @@ class ReferenceSet:
     images: tuple[torch.Tensor, ...]
     names: tuple[str, ...]
     crop: Crop = "center"
-    background: Colour = WHITE
+    background: Color = WHITE
 
     def __post_init__(self):
-        _check_choice("crop", self.crop, CROPS)
+        require_rules(Rule("crop", self.crop in CROPS, f"one of {', '.join(CROPS)}", self.crop))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,11 +77,14 @@ class ReferenceSet:
         if self.crop == "center":
             cut_w = max(1, min(w, round(h * width / height)))
             cut_h = max(1, min(h, round(w * height / width)))
-            top, left = (h - cut_h) // 2, (w - cut_w) // 2
+            top = (h - cut_h) // 2
+            left = (w - cut_w) // 2
             return _resize(image[top : top + cut_h, left : left + cut_w], width, height)
         scale = min(width / w, height / h)
-        inner_w, inner_h = max(1, round(w * scale)), max(1, round(h * scale))
-        top, left = (height - inner_h) // 2, (width - inner_w) // 2
+        inner_w = max(1, round(w * scale))
+        inner_h = max(1, round(h * scale))
+        top = (height - inner_h) // 2
+        left = (width - inner_w) // 2
         frame = torch.tensor(self.background).repeat(height, width, 1)
         frame[top : top + inner_h, left : left + inner_w] = _resize(image, inner_w, inner_h)
         return frame
@@ -95,7 +98,7 @@ def _resize(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
     return planes[0].movedim(0, -1).clamp(0.0, 1.0)  # bicubic overshoots at edges
 
 
-def parse_colour(text: str) -> Colour:
+def parse_color(text: str) -> Color:
     """A colour as people write it ("#FFFFFF", "#fff", "white") to RGB in 0..1."""
     try:
         red, green, blue = ImageColor.getrgb(text.strip())[:3]
@@ -107,7 +110,7 @@ def parse_colour(text: str) -> Colour:
 
 
 def reference_set_from_batch(
-    images: torch.Tensor, *, crop: Crop = "center", background: Colour = WHITE
+    images: torch.Tensor, *, crop: Crop = "center", background: Color = WHITE
 ) -> ReferenceSet:
     """A ReferenceSet of the host's IMAGE batch [B, H, W, C] in 0..1: grey, RGB or RGBA."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
@@ -174,7 +177,7 @@ def load_reference_folder(
     order: Order = "name",
     seed: int = 0,
     crop: Crop = "center",
-    background: Colour = WHITE,
+    background: Color = WHITE,
 ) -> tuple[ReferenceSet, list[str]]:
     """Read up to `limit` pictures of a folder (not of folders inside it).
 
@@ -189,9 +192,8 @@ def load_reference_folder(
     Raises:
         SeedSelectError: the folder is missing, not allowed, or holds no readable picture.
     """
-    _check_choice("order", order, ORDERS)
-    if limit < 1:
-        raise SeedSelectError(f"limit: {limit} references are too few. Set it to 1 or more.")
+    require_rules(Rule("order", order in ORDERS, f"one of {', '.join(ORDERS)}", order))
+    require_rules(Rule("limit", limit >= 1, "1 or more", limit))
     resolved = resolve_folder(folder, allowed_roots)
     files = list_image_files(resolved)
     if order == "newest":
@@ -199,7 +201,9 @@ def load_reference_folder(
     elif order == "random":
         random.Random(seed).shuffle(files)
 
-    images, names, warnings = [], [], []
+    images = []
+    names = []
+    warnings = []
     for path in files:
         if len(images) == limit:
             break
@@ -218,7 +222,7 @@ def load_reference_folder(
     return ReferenceSet(tuple(images), tuple(names), crop, background), warnings
 
 
-def read_image(path: str | Path, background: Colour = WHITE) -> torch.Tensor:
+def read_image(path: str | Path, background: Color = WHITE) -> torch.Tensor:
     """One picture file to [H, W, 3], float32 in 0..1: upright, opaque, the first frame.
 
     Raises whatever Pillow raises for a file that it cannot read to its end.
@@ -232,28 +236,28 @@ def read_image(path: str | Path, background: Colour = WHITE) -> torch.Tensor:
         image.load()
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _read_deep_grey(image, background)
+        return _read_deep_gray(image, background)
     if image.has_transparency_data:
         pixels = torch.from_numpy(np.array(image.convert("RGBA"), dtype=np.float32) / 255)
         return _flatten(pixels[..., :3], pixels[..., 3:], background)
     return torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32) / 255)
 
 
-def _read_deep_grey(image: Image.Image, background: Colour) -> torch.Tensor:
+def _read_deep_gray(image: Image.Image, background: Color) -> torch.Tensor:
     """Grey of 16 bits or more, which Pillow's own conversion to RGB would clip at 255."""
     values = np.array(image)
     full_scale = 1 if image.mode == "F" else 65535
     if values.min() < 0 or values.max() > full_scale:
         raise ValueError(f"its grey values are not within 0..{full_scale}; save it with 8 bits")
-    grey = torch.from_numpy(values.astype(np.float32) / full_scale).unsqueeze(-1)
-    pixels = grey.expand(-1, -1, 3).contiguous()
+    gray = torch.from_numpy(values.astype(np.float32) / full_scale).unsqueeze(-1)
+    pixels = gray.expand(-1, -1, 3).contiguous()
     if "transparency" in image.info:  # PNG names one grey value that stands for "transparent"
         opaque = torch.from_numpy((values != image.info["transparency"]).astype(np.float32))
         pixels = _flatten(pixels, opaque.unsqueeze(-1), background)
     return pixels
 
 
-def _flatten(pixels: torch.Tensor, alpha: torch.Tensor, background: Colour) -> torch.Tensor:
+def _flatten(pixels: torch.Tensor, alpha: torch.Tensor, background: Color) -> torch.Tensor:
     return pixels * alpha + pixels.new_tensor(background) * (1 - alpha)
 
 
@@ -264,8 +268,3 @@ def _within(path: Path, roots: Sequence[str | Path]) -> bool:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     parts = re.findall(r"\d+|\D+", name.casefold())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SeedSelectError(f"{name}: '{value}' is not one of {', '.join(choices)}.")

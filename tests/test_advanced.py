@@ -4,7 +4,6 @@ import logging
 
 import comfy.samplers
 import pytest
-import tiny
 import torch
 from comfy_extras.nodes_custom_sampler import (
     BasicGuider,
@@ -14,11 +13,13 @@ from comfy_extras.nodes_custom_sampler import (
     SamplerCustomAdvanced,
 )
 
-from seedselect_core import optimize
-from seedselect_core.coverage import exact, untried
+import tiny
+from seedselect_core.chain.sampling import sample_from_seed
+from seedselect_core.chain.unroll import Denoising
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.optimize import optimize_noise, optimize_seed, sample_from_seed
-from seedselect_core.seed import CustomSampling, Seed, SeedNoise, load_seed
+from seedselect_core.search import optimize
+from seedselect_core.search.optimize import optimize_noise
+from seedselect_core.seeds.seed import CustomSampling, Seed, SeedNoise, load_seed
 
 SIGMAS = torch.tensor([14.0, 5.0, 1.5, 0.5, 0.0])
 SAMPLING = CustomSampling("CFGGuider", "heun", tuple(SIGMAS.tolist()), 5)
@@ -34,18 +35,10 @@ def guider_of(graph: tiny.Graph, cfg: float = 3.0) -> comfy.samplers.CFGGuider:
 def run(graph=None, guider=None, sampler=None, sigmas=SIGMAS, settings=tiny.SETTINGS, **more):
     graph = graph or tiny.Graph()
     with torch.inference_mode():
-        return optimize_noise(
-            guider or guider_of(graph),
-            sampler or comfy.samplers.sampler_object("heun"),
-            sigmas,
-            graph.vae,
-            graph.encoder,
-            graph.references,
-            graph.latent,
-            SAMPLING,
-            settings,
-            **more,
+        denoising = Denoising(
+            guider or guider_of(graph), sampler or comfy.samplers.sampler_object("heun"), sigmas
         )
+        return optimize_noise(graph.custom(denoising), SAMPLING, settings, **tiny.told(more))
 
 
 def third_party(hidden: bool) -> comfy.samplers.KSAMPLER:
@@ -65,17 +58,9 @@ def third_party(hidden: bool) -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(sample_midnight)
 
 
-@pytest.fixture
-def nothing_passed(monkeypatch):
-    monkeypatch.setattr(optimize, "_passed", set())
-
-
 def test_the_simple_front_does_the_same():
     graph = tiny.Graph(latent=tiny.latent(2))
-    with torch.inference_mode():
-        simple, drawn, _ = optimize_seed(
-            **graph.inputs, sampling=tiny.SAMPLING, settings=tiny.SETTINGS
-        )
+    simple, drawn, _ = tiny.optimize(graph)
     ksampler = comfy.samplers.KSampler(
         graph.model, 3, graph.model.load_device, sampler="euler", scheduler="normal"
     )
@@ -162,16 +147,20 @@ def test_impossible_custom_sampling(wrong):
         CustomSampling(**good | wrong)
 
 
-def test_a_sampler_nobody_has_tried_is_checked_once(nothing_passed, monkeypatch, caplog):
+@pytest.mark.doubts
+def test_a_sampler_nobody_has_tried_is_checked_once(monkeypatch, caplog):
     checks = []
     real = optimize.require_exact_gradient
     monkeypatch.setattr(
         optimize, "require_exact_gradient", lambda *args: (checks.append(args[2]), real(*args))
     )
     notes = []
+    settled = set()
     with caplog.at_level(logging.WARNING):
+        graph = tiny.Graph()
+        sampler = third_party(hidden=False)
         for _ in range(2):
-            seed, *_ = run(sampler=third_party(hidden=False), on_note=notes.append)
+            seed, *_ = run(graph, sampler=sampler, on_note=notes.append, on_settled=settled)
     assert isinstance(seed, Seed)
     (doubted,) = checks
     assert "sampler 'midnight'" in doubted
@@ -180,31 +169,18 @@ def test_a_sampler_nobody_has_tried_is_checked_once(nothing_passed, monkeypatch,
     assert doubted in note
 
 
-def test_a_sampler_that_hides_from_autograd_is_found_out(nothing_passed):
+@pytest.mark.doubts
+def test_a_sampler_that_hides_from_autograd_is_found_out():
     with pytest.raises(SeedSelectError, match=r"gradient through sampler 'midnight'.* is wrong"):
         run(sampler=third_party(hidden=True))
     # Without a gradient nothing stands against it.
     run(sampler=third_party(hidden=True), settings=tiny.settings(iterations=0, candidates=2))
 
 
-def test_the_switch_checks_what_is_known(nothing_passed, monkeypatch):
-    monkeypatch.setattr(optimize, "untried", lambda *args: [])
+def test_the_switch_checks_what_is_known(monkeypatch):
     checks = []
     monkeypatch.setattr(optimize, "require_exact_gradient", lambda *args: checks.append(args[2]))
     run()
     assert not checks
     run(check_gradient=True)
     assert checks == ["heun"]
-
-
-def test_what_is_untried():
-    model = tiny.model()
-    mine = third_party(hidden=False)
-    mine.sampler_function.__qualname__ = "sample_euler"
-    assert "euler" in exact("samplers")
-    assert untried(comfy.samplers.sampler_object("euler"), model) == ["model family 'Config'"]
-    assert untried(mine, model) == ["sampler 'euler'", "model family 'Config'"]
-    # The name of a family of the host's, taken by another pack.
-    model.model.model_config.__class__ = type("SD15", (type(model.model.model_config),), {})
-    assert "SD15" in exact("families")
-    assert untried(mine, model) == ["sampler 'euler'", "model family 'SD15'"]

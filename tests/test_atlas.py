@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pocket.atlas import GROUPS, SEEN_CAP, atlas_fonts, load_atlas, paint_glyphs
-from pocket.glyphs import LETTERS
+from pocket.drawing import LETTERS
 from pocket.judges import WEIGHTS, load_judges, read_letters
 
 
@@ -53,7 +53,7 @@ def test_judges_read_the_test_fonts(name):
     assert right >= 0.97 * len(read)
 
 
-def test_painting_repeats_and_uses_two_colours():
+def test_painting_repeats_and_uses_two_colors():
     masks = load_atlas("tuning")[0]
     first = paint_glyphs(masks, torch.Generator().manual_seed(3))
     again = paint_glyphs(masks, torch.Generator().manual_seed(3))

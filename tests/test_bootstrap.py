@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
-from seedselect_core import bootstrap
-from seedselect_core.bootstrap import PictureSet, SetSettings, make_set
+import tiny
+from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.optimize import sample_from_seed
-from seedselect_core.seed import Seed
+from seedselect_core.seeds.seed import Seed
+from seedselect_core.sets import bootstrap
+from seedselect_core.sets.bootstrap import PictureSet, SetSettings, make_set
 
 SETTINGS = tiny.settings(iterations=4, candidates=3)
 WANTED = SetSettings(count=5, subset=1, angle=0.2, iterations=3, min_distance=0.0, attempts=6.0)
@@ -19,7 +19,7 @@ WANTED = SetSettings(count=5, subset=1, angle=0.2, iterations=3, min_distance=0.
 def run(wanted=WANTED, graph=None, sampling=tiny.SAMPLING, settings=SETTINGS, **more):
     graph = graph or tiny.Graph(latent=tiny.latent(2))
     with torch.inference_mode():
-        return make_set(**graph.inputs, sampling=sampling, settings=settings, wanted=wanted, **more)
+        return make_set(graph.scene(), sampling, settings, wanted, **tiny.told(more))
 
 
 def test_a_set_is_found_and_its_seed_draws_it_again():
@@ -60,7 +60,8 @@ def test_places_end_where_a_prompt_has_no_picture_left():
 
 
 def test_the_same_number_makes_the_same_set():
-    (one, _), (same, _) = run(), run()
+    (one, _) = run()
+    (same, _) = run()
     torch.testing.assert_close(one.noise, same.noise, atol=0, rtol=0)
     other, _ = run(sampling=replace(tiny.SAMPLING, seed=6))
     assert (one.noise[0] != other.noise[0]).any()
@@ -107,7 +108,8 @@ def test_cancel_keeps_what_was_found():
 def test_an_error_between_two_batches_keeps_what_was_found(where, monkeypatch):
     """The second batch is searched to its end, and then its pictures cannot be looked at."""
     graph = tiny.Graph(latent=tiny.latent(2))
-    kept, calls = [], []
+    kept = []
+    calls = []
     owner, name = (graph.vae, "decode") if where == "decode" else (bootstrap, "unit_embeddings")
     real = getattr(owner, name)
 

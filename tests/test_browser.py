@@ -4,13 +4,14 @@ import json
 import sys
 from pathlib import Path
 
-import host
 import pytest
+from playwright.sync_api import sync_playwright
+
+import host
 from api_workflow import to_api
 from comfy_client import ComfyClient
 from conftest import HOST, REPO
 from host_install import Host
-from playwright.sync_api import sync_playwright
 
 WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
 # Nothing outside this machine is looked up, let alone reached.

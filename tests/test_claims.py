@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
+
+import tiny
 from test_optimize import run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -17,13 +18,12 @@ import quality
 from claims import classification_section, common, diversity_section, frequency, rivals, sets
 from claims.intervals import mean_and_interval
 from claims.readings import read_by_encoder
-
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.settings import PRESETS, Settings
 
 
 def test_cost_by_hand():
     assert common.cost(Settings(iterations=0)) == 10
-    assert common.cost(Settings(iterations=0, candidates=4, neighbours=6)) == 100
+    assert common.cost(Settings(iterations=0, candidates=4, neighbors=6)) == 100
     # Every iteration: 10 forwards, 10 again, 10 backwards at two each; and the last noise once.
     assert common.cost(PRESETS["paper"]) == 30 * 40 + 10
     assert common.cost(PRESETS["default"]) == 8 * 10 + 16 * (10 + 3 * 3) + 10
@@ -36,14 +36,15 @@ def test_cost_by_hand():
         {"iterations": 3},
         {"iterations": 3, "gradient_steps": 2},
         {"iterations": 2, "candidates": 3, "gradient_steps": 1},
-        {"iterations": 0, "candidates": 2, "neighbours": 2},
+        {"iterations": 0, "candidates": 2, "neighbors": 2},
         {"iterations": 0, "candidates": 3, "draft_steps": 2},
         {"iterations": 1, "candidates": 3, "draft_steps": 1, "gradient_steps": 1},
         {"iterations": 1, "draft_steps": 1},
     ],
 )
 def test_cost_is_what_is_really_spent(changes):
-    settings, steps = tiny.settings(**changes), tiny.SAMPLING.steps
+    settings = tiny.settings(**changes)
+    steps = tiny.SAMPLING.steps
     _, _, history = run(settings=settings)
     backward = 2 * settings.iterations * (settings.gradient_steps or steps)
     last_sampling = steps
@@ -78,8 +79,8 @@ def test_draws_differ_and_repeat():
         return common.references("K", 4, draw).resized(64, 64)
 
     assert torch.equal(pixels(0), pixels(0)) and not torch.equal(pixels(0), pixels(1))
-    assert common.colour_pairs_of("K", 8, 1) == common.colour_pairs_of("K", 8, 1)
-    assert all(ink != ground for ink, ground in common.colour_pairs_of("K", 8, 1))
+    assert common.color_pairs_of("K", 8, 1) == common.color_pairs_of("K", 8, 1)
+    assert all(ink != ground for ink, ground in common.color_pairs_of("K", 8, 1))
 
 
 def test_the_letters_held_out_are_not_those_of_the_presets():
@@ -92,7 +93,7 @@ def test_units_are_kept_apart_by_what_they_depend_on_and_not_by_their_summary(tm
 NAME = "one"
 def run():
     return 1
-def summarise(found):
+def summarize(found):
     return 1
 """
 
@@ -120,7 +121,7 @@ def test_a_gain_is_between_classifiers_with_the_same_real_images():
 
     found = [unit("adjusted", 0, [1, 1]), unit("adjusted", 1, [1, 0])]
     found += [unit("seedselect", 0, [1, 1]), unit("seedselect", 1, [1, 0])]
-    table = classification_section.summarise(dict(enumerate(found)), None, None)["table"]
+    table = classification_section.summarize(dict(enumerate(found)), None, None)["table"]
     found = table["4 real images"]
     assert found["best rival"] == "adjusted"
     assert found["arms"]["seedselect"]["rare"]["mean"] == 0.75
@@ -130,8 +131,8 @@ def test_a_gain_is_between_classifiers_with_the_same_real_images():
 
 
 def test_the_pictures_shown_are_those_of_the_first_draw(tmp_path):
-    for name, colour in (("late", 255), ("early", 0)):
-        np.savez(tmp_path / f"{name}.npz", made=np.full((3, 8, 8, 3), colour, np.uint8))
+    for name, color in (("late", 255), ("early", 0)):
+        np.savez(tmp_path / f"{name}.npz", made=np.full((3, 8, 8, 3), color, np.uint8))
     units = {"late": {"draw": 5}, "early": {"draw": 2}, "without": {"draw": 2}}
     quality.save_pictures(tmp_path, units, tmp_path / "shown.png")
     with Image.open(tmp_path / "shown.png") as shown:
@@ -139,7 +140,7 @@ def test_the_pictures_shown_are_those_of_the_first_draw(tmp_path):
 
 
 def test_a_unit_may_keep_several_rows_of_pictures(tmp_path):
-    rows = np.stack([np.full((3, 8, 8, 3), colour, np.uint8) for colour in (40, 80)])
+    rows = np.stack([np.full((3, 8, 8, 3), color, np.uint8) for color in (40, 80)])
     np.savez(tmp_path / "both.npz", plain=rows, made=rows[:, :2])
     quality.save_pictures(tmp_path, {"both": {}}, tmp_path / "shown.png")
     with Image.open(tmp_path / "shown.png") as shown:
@@ -156,7 +157,7 @@ def test_groups_side_by_side_keep_to_themselves():
         found = common.optimized(world, groups, 2, Settings(iterations=0))
         for (letter, draw), own in zip(groups, found, strict=True):
             assert (own["letter"], own["draw"]) == (letter, draw)
-            assert own["pairs"] == common.colour_pairs_of(letter, 2, draw)
+            assert own["pairs"] == common.color_pairs_of(letter, 2, draw)
             assert own["right"] == [1.0, 1.0] and own["colours"] == [True, True]
             again = common.optimized(
                 world, [(letter, draw)], 2, Settings(iterations=0), start=own["seed"]
@@ -192,19 +193,19 @@ def test_ours_is_compared_with_the_best_rival_picture_by_picture():
         return {"method": method, "budget": 25, "cost": 10, "groups": [group]}
 
     found = [unit("random", [0, 0]), unit("best of N", [1, 0]), unit("ours", [1, 0.5])]
-    summary = rivals.summarise(dict(enumerate(found)), None, None)
+    summary = rivals.summarize(dict(enumerate(found)), None, None)
     assert [entry["method"] for entry in summary["table"]] == ["random", "best of N", "ours"]
     assert summary["ahead"][25]["best rival"] == "best of N"
     gap = summary["ahead"][25]["gap"]
     assert gap["mean"] == 0.25 and gap["low"] == 0.0
 
 
-def test_real_glyphs_in_the_colours_of_a_set():
-    images = diversity_section._in_colours_of_the_set("K", 8)
+def test_real_glyphs_in_the_colors_of_a_set():
+    images = diversity_section._in_colors_of_the_set("K", 8)
     calls = sets.calls("K", 8, 0, sets.MANY)
     assert len(images) == sets.MANY and len(calls) == 7
     pairs = [pair for own in calls.values() for pair in own]
     assert len(set(pairs)) == len(pairs) == 56
     for number in (0, 55, 56, 99):
         ink, ground = pairs[number % len(pairs)]
-        assert common.colours_right(images[number : number + 1], ink, ground).all()
+        assert common.colors_right(images[number : number + 1], ink, ground).all()

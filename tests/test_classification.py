@@ -10,10 +10,8 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from claims import classification, classification_section
-
 from pocket.atlas import atlas_fonts, load_atlas, paint_glyphs
-from pocket.drawing import TAIL_ORDER
-from pocket.glyphs import LETTERS
+from pocket.drawing import LETTERS, TAIL_ORDER
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +59,7 @@ def test_rare_letters_are_the_last_eight():
     assert sorted(classification.RARE + classification.FREQUENT) == list(LETTERS)
 
 
-def test_strokes_do_not_depend_on_the_colours():
+def test_strokes_do_not_depend_on_the_colors():
     masks = load_atlas("tuning")[0]
     painted = [
         classification.strokes(

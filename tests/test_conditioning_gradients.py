@@ -3,23 +3,25 @@
 import types
 
 import pytest
-import tiny
 import torch
 
-from proofs import attachments, conditioning, guiders, small_unet
-from proofs.measure import examine
+import tiny
+from gradients import small_unet
+from gradients.conditioning import attachments, guiders
+from gradients.conditioning import prompts as conditioning
+from gradients.measure import examine
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.host import call_memory
-from seedselect_core.host.call_memory import CallMemory, require_same
-from seedselect_core.host.inference_tensors import as_used, inference_tensors_as_ordinary
+from seedselect_core.host import calls
+from seedselect_core.host.calls import GuiderState, require_same
+from seedselect_core.host.session import OrdinaryViews
 
 
-def _memory(**remembered) -> tuple[CallMemory, types.SimpleNamespace]:
+def _memory(**remembered) -> tuple[GuiderState, types.SimpleNamespace]:
     """Of a guider that remembers something."""
     patcher = tiny.model()
     patcher.model.current_patcher = patcher
     guider = types.SimpleNamespace(inner_model=patcher.model, **remembered)
-    return CallMemory(guider, {}), guider
+    return GuiderState(guider, {}, OrdinaryViews()), guider
 
 
 @torch.inference_mode()
@@ -28,29 +30,31 @@ def _made_by_a_node(*shape: int) -> torch.Tensor:
 
 
 def test_an_inference_tensor_can_be_saved_for_the_backward_pass():
-    kept, x = _made_by_a_node(3), torch.ones(3, requires_grad=True)
+    kept = _made_by_a_node(3)
+    x = torch.ones(3, requires_grad=True)
     with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
         (kept * x).sum()
-    with inference_tensors_as_ordinary():
+    with OrdinaryViews():
         y = (torch.cat([kept, kept]) * torch.cat([x, x])).sum()
     assert torch.equal(torch.autograd.grad(y, x)[0], torch.full((3,), 2.0))
     assert kept.is_inference()
 
 
 def test_what_is_written_to_an_inference_tensor_keeps_its_history():
-    kept, x = _made_by_a_node(3), torch.ones(3, requires_grad=True)
-    with inference_tensors_as_ordinary():
-        before = as_used(kept)._version
+    kept = _made_by_a_node(3)
+    x = torch.ones(3, requires_grad=True)
+    with OrdinaryViews() as views:
+        before = views.as_used(kept)._version
         kept.mul_(2).add_(3 * x)
         y = (kept * kept).sum()
-        assert as_used(kept)._version > before
+        assert views.as_used(kept)._version > before
     assert kept[0].item() == 5
     assert torch.equal(torch.autograd.grad(y, x)[0], torch.full((3,), 30.0))
 
 
 def test_a_view_follows_a_tensor_to_other_memory():
     kept = _made_by_a_node(3)
-    with inference_tensors_as_ordinary():
+    with OrdinaryViews():
         assert (kept + 0).sum() == 3
         with torch.inference_mode():
             kept.set_(torch.zeros(2))
@@ -66,12 +70,12 @@ def test_memory_is_recalled_and_put_back_even_after_an_error():
 
     generator = torch.Generator().manual_seed(3)
     memory, guider = _memory(patch=patch, kept={"seen": [1]}, generator=generator)
-    state = memory.noted()
+    state = memory.snapshot()
     drawn = torch.randn(2, generator=generator)
     patch()
     guider.kept["seen"].append(2)
     guider.more = "later"
-    with pytest.raises(ZeroDivisionError), memory.recalled(state):
+    with pytest.raises(ZeroDivisionError), memory.restored(state):
         assert (count, guider.kept, hasattr(guider, "more")) == (0, {"seen": [1]}, False)
         assert torch.equal(torch.randn(2, generator=generator), drawn)
         _ = 1 / 0
@@ -81,9 +85,11 @@ def test_memory_is_recalled_and_put_back_even_after_an_error():
 
 def test_a_tensor_that_was_overwritten_is_recalled():
     memory, guider = _memory(mean=torch.zeros(2), constant=torch.ones(2))
-    mean, constant, state = guider.mean, guider.constant, memory.noted()
+    mean = guider.mean
+    constant = guider.constant
+    state = memory.snapshot()
     mean.add_(1)
-    with memory.recalled(state):
+    with memory.restored(state):
         assert torch.equal(guider.mean, torch.zeros(2))
         assert guider.constant is constant
         guider.mean.add_(5)
@@ -114,15 +120,15 @@ def _out_of_reach(tensor, executor, *args, **kwargs):
     return executor(*args, **kwargs) * len(_SEEN)
 
 
-@pytest.mark.parametrize("forgotten", ["noted", "recalled"])
+@pytest.mark.parametrize("forgotten", ["snapshot", "restored"])
 def test_keyframes_are_wrong_without_the_memory(monkeypatch, forgotten):
-    empty = call_memory.State([], {})
-    monkeypatch.setattr(call_memory, "LIMIT", float("inf"))
-    if forgotten == "noted":
-        monkeypatch.setattr(CallMemory, "noted", lambda self: empty)
+    empty = calls.Snapshot([], {})
+    monkeypatch.setattr(calls, "LIMIT", float("inf"))
+    if forgotten == "snapshot":
+        monkeypatch.setattr(GuiderState, "snapshot", lambda self: empty)
     else:
-        recalled = CallMemory.recalled
-        monkeypatch.setattr(CallMemory, "recalled", lambda self, state: recalled(self, empty))
+        restored = GuiderState.restored
+        monkeypatch.setattr(GuiderState, "restored", lambda self, state: restored(self, empty))
     build = conditioning.hooked_build(conditioning.hooks()["LoRA hook, keyframes"])
     assert examine(build).verdict == "wrong"
 
@@ -134,8 +140,8 @@ def test_every_guider_of_the_host_has_a_row():
 
 def test_the_rows_are_of_graphs_that_differ_from_the_plain_one():
     """A ControlNet that reaches no block, say, would be exact as well."""
-    from proofs import controlnets
-    from proofs.measure import sample
+    from gradients.conditioning import controlnets
+    from gradients.measure import sample
 
     with torch.inference_mode():
         plain = sample(small_unet.graph(torch.float32))

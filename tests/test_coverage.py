@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from conftest import REPO
 
-from proofs.measure import LIMIT, Finding
-from proofs.page import page
-from proofs.run import absent, all_cases
+from conftest import REPO
+from gradients.measure import LIMIT, Finding
+from gradients.page import page
+from gradients.run import absent, all_cases
 
 TABLE = json.loads((REPO / "docs/coverage.json").read_text(encoding="utf-8"))
 ROWS = {(row["section"], row["name"]): row for row in TABLE["rows"]}
@@ -17,7 +17,8 @@ QUICK = [key for key, case in CASES.items() if case.quick]
 
 @pytest.mark.parametrize("key", QUICK, ids=": ".join)
 def test_the_table_claims_what_a_run_shows(key):
-    now, claimed = CASES[key].examine(), ROWS[key]
+    now = CASES[key].examine()
+    claimed = ROWS[key]
     print(now)
     assert now.verdict == claimed["verdict"] != "wrong"
     assert now.refusal == claimed["refusal"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seedselect_core.diversity import (
+from seedselect_core.sets.diversity import (
     bin_counts,
     choose_bins,
     cluster_entropy,
@@ -20,10 +20,10 @@ from seedselect_core.diversity import (
 torch.set_num_threads(1)
 
 
-def around(centres: torch.Tensor, counts: list[int], seed: int = 0) -> torch.Tensor:
+def around(centers: torch.Tensor, counts: list[int], seed: int = 0) -> torch.Tensor:
     """Tight clouds of so many points around each centre."""
     random = torch.Generator().manual_seed(seed)
-    points = torch.cat([centre.expand(n, -1) for centre, n in zip(centres, counts, strict=True)])
+    points = torch.cat([center.expand(n, -1) for center, n in zip(centers, counts, strict=True)])
     return points + 0.01 * torch.randn(points.shape, generator=random)
 
 
@@ -42,7 +42,8 @@ def test_differing_bins_by_hand():
     # Bin 0: 0.5 and 0.4, pooled 0.45, error sqrt(0.45 * 0.55 * 0.02) = 0.0704, z = 1.42.
     # Bin 1: 0.3 and 0.45, pooled 0.375, error 0.0685, z = 2.19.
     # Bin 2: 0.2 and 0.15, pooled 0.175, error 0.0537, z = 0.93. Bin 3: empty in both.
-    real, other = torch.tensor([50, 30, 20, 0]), torch.tensor([40, 45, 15, 0])
+    real = torch.tensor([50, 30, 20, 0])
+    other = torch.tensor([40, 45, 15, 0])
     assert differing_bins(real, other).tolist() == [False, True, False, False]
     # z = 2.19 has a probability of 0.0285 on both sides together.
     assert differing_bins(real, other, 0.029)[1] and not differing_bins(real, other, 0.028)[1]
@@ -65,7 +66,8 @@ def test_kmeans_finds_clouds_and_survives_copies():
 
 def test_entropy_and_ndb_of_uniform_and_collapsed():
     real = around(CORNERS, [25, 25, 25, 25])
-    uniform, collapsed = around(CORNERS, [25] * 4, 1), around(CORNERS[:1], [100], 1)
+    uniform = around(CORNERS, [25] * 4, 1)
+    collapsed = around(CORNERS[:1], [100], 1)
     assert cluster_entropy(real, uniform, bins=4) == pytest.approx(2.0)
     assert cluster_entropy(real, collapsed, bins=4) == 0.0
     assert ndb(real, uniform, bins=4) == 0

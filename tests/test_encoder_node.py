@@ -5,9 +5,10 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-import tiny
 import torch
 from safetensors.torch import save_file
+
+import tiny
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}

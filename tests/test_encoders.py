@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seedselect_core.clamping import clamp_inward
-from seedselect_core.encoders import ClipVisionEncoder, encode_references
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.open_clip_encoder import OpenClipEncoder
-from seedselect_core.vae_codec import VaeCodec
+from seedselect_core.likeness.clamping import clamp_inward
+from seedselect_core.likeness.encoders import ClipVisionEncoder, encode_references
+from seedselect_core.likeness.open_clip import OpenClipEncoder
+from seedselect_core.likeness.vae import VaeCodec
 
 BASE = {
     "hidden_size": 32,
@@ -47,7 +47,7 @@ CONFIGS = {
 DIMENSIONS = {"clip": 16, "siglip": 32, "siglip2": 32, "dinov2": 32, "dinov3": 32}
 
 
-def randomise(module: torch.nn.Module) -> None:
+def randomize(module: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -56,7 +56,7 @@ def randomise(module: torch.nn.Module) -> None:
 
 def clip_vision(kind: str) -> comfy.clip_vision.ClipVisionModel:
     model = comfy.clip_vision.ClipVisionModel(CONFIGS[kind])
-    randomise(model.model)
+    randomize(model.model)
     return model
 
 
@@ -83,7 +83,7 @@ def small_vae() -> comfy.sd.VAE:
     }
     vae = comfy.sd.VAE(sd={}, config={"params": {"ddconfig": ddconfig, "embed_dim": 4}})
     vae.downscale_ratio = vae.upscale_ratio = 2
-    randomise(vae.first_stage_model)
+    randomize(vae.first_stage_model)
     # Contrast enough for pixels below 0 and above 1.
     vae.first_stage_model.decoder.conv_out.weight.mul_(1.5)
     return vae
@@ -257,7 +257,8 @@ def test_vaes_of_other_things_are_refused():
     vae.output_channels = 2
     with pytest.raises(SeedSelectError, match=r"vae: .* sound or solids"):
         VaeCodec(vae)
-    vae.output_channels, vae.latent_dim = 3, 1
+    vae.output_channels = 3
+    vae.latent_dim = 1
     with pytest.raises(SeedSelectError, match=r"vae: .* sound or solids"):
         VaeCodec(vae)
     vae.first_stage_model = None
@@ -268,9 +269,9 @@ def test_vaes_of_other_things_are_refused():
 def test_a_vae_for_pictures_decodes_the_first_frame_of_a_film():
     """As the host does it."""
     vae = small_vae()
-    film = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(6))
-    assert torch.equal(VaeCodec(vae).decode(film), vae.decode(film))
-    assert torch.equal(VaeCodec(vae).decode(film), VaeCodec(vae).decode(film[:, :, 0]))
+    video = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(VaeCodec(vae).decode(video), vae.decode(video))
+    assert torch.equal(VaeCodec(vae).decode(video), VaeCodec(vae).decode(video[:, :, 0]))
 
 
 # open_clip

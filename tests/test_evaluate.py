@@ -8,11 +8,12 @@ from pathlib import Path
 
 import comfy.clip_vision
 import comfy.sd
-import evaluate
-import evaluate_figures
 import pytest
 import torch
 from PIL import Image
+
+import evaluate
+import evaluate_figures
 
 torch.set_num_threads(1)
 REFERENCES = Path(__file__).parents[1] / "pocket" / "references"
@@ -73,7 +74,8 @@ def test_the_whole_path(images, tmp_path, monkeypatch, capsys):
 
 
 def test_work_of_other_code_or_another_checkpoint_is_not_reused(images, tmp_path, monkeypatch):
-    checkpoint, folder = tmp_path / "model.safetensors", tmp_path / "F"
+    checkpoint = tmp_path / "model.safetensors"
+    folder = tmp_path / "F"
     checkpoint.write_bytes(b"one")
     args = evaluate.parse([str(images), *QUICK.split()])
     concept = evaluate.read_concepts(args)[0][0]
@@ -103,7 +105,8 @@ def test_fingerprint_of_the_pack_tells_one_source_from_another(tmp_path):
 
 
 def test_accuracy_by_hand():
-    east, north = torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([[0.0, 1.0], [0.28, 0.96]])
+    east = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    north = torch.tensor([[0.0, 1.0], [0.28, 0.96]])
     others = [torch.tensor([[0.96, 0.28], [0.28, 0.96]]), torch.tensor([[0.0, 1.0]])]
     assert evaluate_figures.nearest_class([east, north], others) == [[0, 1], [1]]
     # These are near to the centroid of their own only while they are part of it.
@@ -116,8 +119,8 @@ def test_accuracy_by_hand():
 def test_linear_probe_learns_from_what_it_is_given():
     random = torch.Generator().manual_seed(0)
 
-    def cloud(centre: list[float], count: int) -> torch.Tensor:
-        return torch.tensor(centre) + 0.1 * torch.randn(count, 3, generator=random)
+    def cloud(center: list[float], count: int) -> torch.Tensor:
+        return torch.tensor(center) + 0.1 * torch.randn(count, 3, generator=random)
 
     test = [cloud([1.0, 0.0, 0.0], 50), cloud([0.0, 1.0, 0.0], 50)]
     good = [cloud([1.0, 0.0, 0.0], 4), cloud([0.0, 1.0, 0.0], 4)]

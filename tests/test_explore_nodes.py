@@ -5,10 +5,10 @@ from pathlib import Path
 
 import comfy.model_management
 import pytest
-import tiny
 import torch
 
-from seedselect_core.seed import CustomSampling
+import tiny
+from seedselect_core.seeds.seed import CustomSampling
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def test_inversion_can_be_cancelled(explore, monkeypatch):
     [("norm-aware", 15.96, 15.98), ("spherical", 14.5, 17.5), ("mean", 7, 11)],
 )
 def test_centroid(explore, seed, mode, low, high):
-    several, more = seed(2, 1), seed(1, 2)
+    several = seed(2, 1)
+    more = seed(1, 2)
     (made,) = run(explore.SeedCentroid, seed=several, other_seed=more, mode=mode)
     assert made.noise.shape == (1, 4, 8, 8) and made.noise.dtype == torch.float32
     assert low < float(made.noise.norm()) < high
@@ -115,7 +116,8 @@ def test_seeds_that_cancel_out_have_no_mean_direction(explore, seed):
 
 @pytest.mark.parametrize("mode", ["norm-aware", "spherical", "linear"])
 def test_interpolation(explore, seed, mode):
-    a, b = seed(2, 1), seed(2, 2)
+    a = seed(2, 1)
+    b = seed(2, 2)
     (path,) = run(explore.InterpolateSeeds, seed_a=a, seed_b=b, points=5, mode=mode)
     assert path.noise.shape == (5, 4, 8, 8) and path.sampling == a.sampling
     assert torch.equal(path.noise[0], a.noise[0]) and torch.equal(path.noise[-1], b.noise[0])
@@ -135,7 +137,8 @@ def test_interpolation(explore, seed, mode):
     ],
 )
 def test_seeds_that_differ_are_named(explore, seed, changes, message):
-    one, other = seed(), seed(number=3, **changes)
+    one = seed()
+    other = seed(number=3, **changes)
     with pytest.raises(ValueError, match="^seed_b: .*" + message.format(a="seed_a")):
         run(explore.InterpolateSeeds, seed_a=one, seed_b=other, points=3, mode="linear")
     with pytest.raises(ValueError, match="^other_seed: .*" + message.format(a="seed")):
@@ -144,7 +147,8 @@ def test_seeds_that_differ_are_named(explore, seed, changes, message):
 
 def test_seeds_of_custom_sampling(explore, seed):
     custom = CustomSampling("CFGGuider", "euler", (1.0, 0.5, 0.0), 1)
-    one, other = replace(seed(), sampling=custom), replace(seed(number=3), sampling=custom)
+    one = replace(seed(), sampling=custom)
+    other = replace(seed(number=3), sampling=custom)
     (path,) = run(explore.InterpolateSeeds, seed_a=one, seed_b=other, points=3, mode="linear")
     assert path.sampling == custom
     with pytest.raises(ValueError, match="euler, 2 steps of its own sigmas, seed_a with"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.geometry import (
+from seedselect_core.likeness.losses import norm_log_density
+from seedselect_core.seeds.geometry import (
     _eps,
     angle_between,
     centroid_objective,
@@ -22,10 +23,9 @@ from seedselect_core.geometry import (
     shell_path,
     shell_radius,
     spherical_path,
-    standardise_channels,
+    standardize_channels,
     to_shell,
 )
-from seedselect_core.losses import norm_log_density
 
 D = 256
 SHELL = shell_radius(D)
@@ -38,7 +38,8 @@ def noise(count: int = 1, seed: int = 0) -> torch.Tensor:
 def step(angle: float) -> torch.Tensor:
     """On the shell, in one plane: [4, 8, 8] at ``angle``."""
     flat = torch.zeros(D, dtype=torch.float64)
-    flat[0], flat[100] = math.cos(angle), math.sin(angle)
+    flat[0] = math.cos(angle)
+    flat[100] = math.sin(angle)
     return (SHELL * flat).view(4, 8, 8)
 
 
@@ -59,11 +60,12 @@ def test_to_shell_keeps_direction():
     torch.testing.assert_close(moved / SHELL, given / norms(given).view(3, 1, 1, 1))
 
 
-def test_channels_are_standardised_each():
+def test_channels_are_standardized_each():
     given = noise(2) * torch.tensor([1.0, 2.0, 0.3, 5.0]).view(4, 1, 1) + 3
     given[1, 2] = 4.0  # no spread to scale
-    moved = standardise_channels(given)
-    mean, var = moved.mean(dim=(2, 3)), moved.var(dim=(2, 3), correction=0)
+    moved = standardize_channels(given)
+    mean = moved.mean(dim=(2, 3))
+    var = moved.var(dim=(2, 3), correction=0)
     torch.testing.assert_close(mean, torch.zeros(2, 4), atol=1e-5, rtol=0)
     torch.testing.assert_close(var, torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 1]]))
     assert abs(norms(moved)[0] - SHELL) < 0.04
@@ -108,7 +110,8 @@ def test_paths_have_their_ends_bit_by_bit_and_their_length(path):
 
 
 def test_known_points_between_right_angles():
-    a, b = step(0), 2 * step(math.pi / 2)
+    a = step(0)
+    b = 2 * step(math.pi / 2)
     torch.testing.assert_close(linear_path(a, b, 3)[1], (a + b) / 2)
     torch.testing.assert_close(spherical_path(a, b, 3)[1], 1.5 * step(math.pi / 4))
     torch.testing.assert_close(shell_path(a, b, 3)[1], step(math.pi / 4))
@@ -134,7 +137,9 @@ def test_parallel_and_opposite_ends(path, angle):
 
 
 def test_ends_off_the_shell_are_left_along_the_radius():
-    a, b = 1.3 * step(0), 0.8 * step(math.pi / 2)  # 4.8 over and 3.2 under; eps is 0.98
+    # 4.8 over and 3.2 under; eps is 0.98
+    a = 1.3 * step(0)
+    b = 0.8 * step(math.pi / 2)
     points = shell_path(a, b, 50)
     assert fits(points) <= 1e-6
     lengths = norms(points)
@@ -172,7 +177,8 @@ def test_objective_by_hand():
 def test_closed_path_and_optimized_path_agree(seed, stretch):
     a, b = noise(2, seed).double()
     a = stretch * a
-    closed, found = shell_path(a, b, 20), optimized_path(a, b, 20, steps=400, lr=0.02)
+    closed = shell_path(a, b, 20)
+    found = optimized_path(a, b, 20, steps=400, lr=0.02)
     straight = objective(linear_path(a, b, 20))
     assert objective(closed) > straight + 100
     assert objective(closed) >= objective(found) - 1e-6

@@ -10,19 +10,20 @@ import functools
 
 import comfy.samplers
 import pytest
-import tiny
 import torch
 
-from proofs.double import in_double
-from proofs.measure import gradient_error, probed, relative_errors
-from proofs.samplers import PREDICTIONS, STEPS, graph
-from seedselect_core import unroll
-from seedselect_core.encoders import VaeCodec
+import tiny
+from gradients.double import in_double
+from gradients.measure import gradient_error, probed, relative_errors
+from gradients.samplers import PREDICTIONS, STEPS, graph
+from seedselect_core.chain import unroll
+from seedselect_core.chain.unroll import Denoising, unrolled_sampling
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.host.differentiable_samplers import REFUSED, sampler_name
-from seedselect_core.objective import Objective
-from seedselect_core.targets import build_targets
-from seedselect_core.unroll import unrolled_sampling
+from seedselect_core.host.samplers import REFUSED, sampler_name
+from seedselect_core.likeness.objective import Objective
+from seedselect_core.likeness.targets import build_targets
+from seedselect_core.likeness.vae import VaeCodec
+from seedselect_core.likeness.weights import LossWeights
 
 TOLERANCE = 1e-6
 # Each sampler with one way of predicting, in turn.
@@ -59,10 +60,9 @@ def within(model, search, sampler="euler", scheduler="normal", cfg=3.0, batch=1,
         return noise
 
     with in_double():
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, STEPS).double()
         unrolled_sampling(
-            guider,
-            sampler,
-            comfy.samplers.calculate_sigmas(sampling, scheduler, STEPS).double(),
+            Denoising(guider, sampler, sigmas),
             tiny.normal(*samples.shape, seed=7),
             samples,
             recorded,
@@ -105,24 +105,19 @@ def test_gradient_of_inpainting(models, sampler):
 def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     """Through VAE, CLIP vision, appearance and norm prior, on three weighted denoising steps."""
     graph = tiny.Graph(model=models["EPS"], latent=tiny.latent(2))
-    settings = tiny.settings(
-        semantic_weight=10.0,
-        appearance_weight=1.0,
-        norm_weight=0.5,
-        step_weights=(0.05, 0.25, 0.7),
-    )
+    weights = LossWeights(semantic=10.0, appearance=1.0, norm=0.5, steps=(0.05, 0.25, 0.7))
     codec = VaeCodec(graph.vae)
     with torch.inference_mode():
         base = graph.model.model
         targets = build_targets(
-            graph.references, graph.encoder, codec, base.process_latent_in, 16, 16, views
+            graph.references, graph.encoder, codec, base.process_latent_in, (16, 16), views
         )
         # Less contrast: clipping would make the gradient one-sided, which it is meant to be.
         graph.vae.first_stage_model.decoder.conv_out.weight.mul_(0.3)
     graph.vae.first_stage_model.double()
     graph.vae.vae_dtype = torch.float64
     graph.encoder.clip_vision.model.double()
-    objective = Objective(graph.encoder, codec, targets, settings, base.process_latent_out)
+    objective = Objective(graph.encoder, codec, targets, weights, base.process_latent_out)
     # The host rounds pictures to 8 bits before CLIP, so that its values are steps. The gradient
     # passes straight through them; here the host is made not to round.
     monkeypatch.setattr(torch.Tensor, "round", lambda self: self)
@@ -258,5 +253,5 @@ def test_samplers_without_a_gradient_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("comfy.model_management.load_models_gpu", refuse)
     sampler = comfy.samplers.ksampler("ar_video")
     with pytest.raises(SeedSelectError, match="'ar_video'") as error:
-        unrolled_sampling(None, sampler, torch.ones(2), None, None, None)
+        unrolled_sampling(Denoising(None, sampler, torch.ones(2)), None, None, None)
     assert REFUSED["ar_video"] in str(error.value)

@@ -2,12 +2,12 @@
 
 import comfy.ldm.modules.attention
 import pytest
-import tiny
 import torch
-from tiny import Broken
 
+import tiny
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.host.attention import differentiable_attention
+from seedselect_core.host.layers import differentiable_attention
+from tiny import Broken
 
 
 @pytest.fixture

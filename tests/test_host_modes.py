@@ -2,17 +2,16 @@
 
 import comfy.model_management
 import pytest
-import tiny
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+
+import tiny
+from seedselect_core.host.layers import layer_norms_keep_their_input
+from seedselect_core.host.samplers import FixedRng
+from seedselect_core.host.session import fixed_free_memory, gradients_enabled, uncompiled
 from test_gradients import within
 from tiny import Broken
-
-from seedselect_core.host.layer_norms import layer_norms_keep_their_input
-from seedselect_core.host.modes import gradients_enabled, steady_memory
-from seedselect_core.host.same_draws import FirstDraws
-from seedselect_core.host.uncompiled import uncompiled
 
 
 def test_gradients_are_enabled_and_switched_back():
@@ -32,7 +31,7 @@ def test_memory_is_measured_once(monkeypatch):
         return next(answers)
 
     monkeypatch.setattr(comfy.model_management, "get_free_memory", measure)
-    with pytest.raises(Broken), steady_memory():
+    with pytest.raises(Broken), fixed_free_memory():
         seen = [comfy.model_management.get_free_memory(torch.device("cpu")) for _ in range(3)]
         raise Broken
     assert seen == [0, 0, 0]
@@ -59,10 +58,10 @@ def test_less_memory_in_the_backward_pass_changes_nothing(monkeypatch):
 
 def test_draws_start_again_and_leave_the_generator_alone():
     torch.manual_seed(3)
-    draws = FirstDraws()
+    draws = FixedRng()
     first = torch.rand(2)
     state = torch.get_rng_state()
-    with pytest.raises(Broken), draws.again():
+    with pytest.raises(Broken), draws.replayed():
         assert torch.equal(torch.rand(2), first)
         raise Broken
     assert torch.equal(torch.get_rng_state(), state)

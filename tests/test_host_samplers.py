@@ -6,18 +6,18 @@ import functools
 import comfy.k_diffusion.sampling
 import comfy.utils
 import pytest
-import tiny
 import torch
-from tiny import Broken
 
-from proofs.double import in_double
-from seedselect_core.host.differentiable_samplers import differentiable_samplers
-from seedselect_core.host.plain_functions import plain_function
+import tiny
+from gradients.double import in_double
+from seedselect_core.host.samplers import differentiable_samplers, plain_function
+from tiny import Broken
 
 
 def test_samplers_are_unwrapped_and_wrapped_again():
     module = comfy.k_diffusion.sampling
-    before, bislerp = dict(vars(module)), comfy.utils.bislerp
+    before = dict(vars(module))
+    bislerp = comfy.utils.bislerp
     with pytest.raises(Broken), differentiable_samplers():
         changed = {name for name in before if vars(module)[name] is not before[name]}
         assert {"sample_euler", "sample_dpmpp_2m_sde", "sample_euler_ancestral_RF"} <= changed

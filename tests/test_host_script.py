@@ -10,9 +10,10 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 import host
 import host_install
-import pytest
 
 
 def make_archive(path: Path, *members: tuple[str, bytes | None, str]) -> Path:
@@ -21,7 +22,8 @@ def make_archive(path: Path, *members: tuple[str, bytes | None, str]) -> Path:
         for name, content, target in members:
             info = tarfile.TarInfo(name)
             if target:
-                info.type, info.linkname = tarfile.SYMTYPE, target
+                info.type = tarfile.SYMTYPE
+                info.linkname = target
                 tar.addfile(info)
             else:
                 info.size = len(content)
@@ -197,7 +199,8 @@ def checkout(folder: Path) -> Path:
 def test_link_is_made_kept_and_moved_to_another_checkout(tmp_path):
     nodes = tmp_path / "base" / "custom_nodes"
     nodes.mkdir(parents=True)
-    first, second = checkout(tmp_path / "first"), checkout(tmp_path / "second")
+    first = checkout(tmp_path / "first")
+    second = checkout(tmp_path / "second")
     link = host.link_pack(nodes, first)
     assert os.path.samefile(link, first)
     assert host.link_pack(nodes, first) == link
@@ -237,7 +240,8 @@ def test_checkout_that_lives_in_custom_nodes_needs_no_link(tmp_path):
 
 def test_a_shim_that_fails_is_passed_over(monkeypatch, tmp_path):
     name = "python3.12.exe" if host.WINDOWS else "python3.12"
-    shim, real = tmp_path / "a" / name, tmp_path / "b" / name
+    shim = tmp_path / "a" / name
+    real = tmp_path / "b" / name
     for path in (shim, real):
         path.parent.mkdir()
         path.write_text("no program")
@@ -341,7 +345,8 @@ def test_own_comfyui_and_paths_of_the_caller(monkeypatch, tmp_path):
     monkeypatch.setattr(host_install, "require_modules", lambda *_: None)
     ours = host.Host(tmp_path / "ours", Path(sys.executable), managed=True)
     monkeypatch.setattr(host, "find_host", lambda: ours)
-    around, elsewhere = tmp_path / "ComfyUI", tmp_path / "elsewhere"
+    around = tmp_path / "ComfyUI"
+    elsewhere = tmp_path / "elsewhere"
     repo = around / "custom_nodes" / "pack"
     (repo / "scripts").mkdir(parents=True)
     monkeypatch.setattr(host, "REPO", repo)

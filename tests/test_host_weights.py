@@ -6,16 +6,20 @@ import comfy.model_management
 import comfy.ops
 import comfy.utils
 import pytest
-import tiny
 import torch
 from comfy.quant_ops import QuantizedTensor
+
+import tiny
+from gradients.measure import probed, relative_errors
+from seedselect_core.host.weights import (
+    borrowed_weights,
+    ordinary_view,
+    ordinary_views,
+    pinned_weights,
+    quantized_layers,
+)
 from test_gradients import TOLERANCE, within
 from tiny import Broken
-
-from proofs.measure import probed, relative_errors
-from seedselect_core.host.borrowed_weights import borrowed_weights, ordinary_view, ordinary_views
-from seedselect_core.host.quantised_layers import quantised_layers
-from seedselect_core.host.steady_weights import steady_weights
 
 
 def weight_change(model, seed: int) -> dict:
@@ -68,7 +72,8 @@ def test_gradient_with_lora_hooks_on_the_prompts(hooked):
 
     def hooks(seed):
         hook = comfy.hooks.WeightHook(1.0, 1.0)
-        hook.weights, hook.need_weight_init = weight_change(model, seed), False
+        hook.weights = weight_change(model, seed)
+        hook.need_weight_init = False
         group = comfy.hooks.HookGroup()
         group.add(hook)
         return group
@@ -89,8 +94,9 @@ def test_gradient_with_lora_hooks_on_the_prompts(hooked):
 def test_steady_weights_keep_what_was_used():
     with torch.inference_mode():
         layer = torch.nn.Linear(2, 2)
-    copy, stream = comfy.utils.copy_to_param, comfy.model_management.get_offload_stream
-    with pytest.raises(Broken), steady_weights():
+    copy = comfy.utils.copy_to_param
+    stream = comfy.model_management.get_offload_stream
+    with pytest.raises(Broken), pinned_weights():
         used = layer.weight
         values = used.detach().clone()
         with torch.inference_mode(False):
@@ -137,24 +143,25 @@ def test_a_view_of_part_of_a_storage():
 
 
 @torch.inference_mode()
-def quantised(layout: str) -> tuple[torch.nn.Module, torch.Tensor]:
+def quantized(layout: str) -> tuple[torch.nn.Module, torch.Tensor]:
     """A layer of mixed precision, and the weight [8, 64] that its quantised one stands for."""
     layer = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32).Linear(64, 8)
     layer.weight = torch.nn.Parameter(
         QuantizedTensor.from_float(tiny.normal(8, 64), layout), requires_grad=False
     )
     layer.bias = torch.nn.Parameter(tiny.normal(8, seed=1), requires_grad=False)
-    layer.quant_format, layer.layout_type = "int8_tensorwise", layout
+    layer.quant_format = "int8_tensorwise"
+    layer.layout_type = layout
     return layer, layer.weight.dequantize()
 
 
 @pytest.mark.parametrize("layout", ["TensorWiseINT8Layout", "TensorCoreFP8E4M3Layout"])
-def test_quantised_layers_give_what_they_give_and_have_a_gradient(layout):
-    layer, weight = quantised(layout)
+def test_quantized_layers_give_what_they_give_and_have_a_gradient(layout):
+    layer, weight = quantized(layout)
     with torch.inference_mode():
         plain = layer._forward(tiny.normal(3, 5, 64), layer.weight, layer.bias)
     x = tiny.normal(3, 5, 64).requires_grad_()
-    with pytest.raises(Broken), borrowed_weights(layer), quantised_layers(layer):
+    with pytest.raises(Broken), borrowed_weights(layer), quantized_layers(layer):
         y = layer._forward(x, layer.weight, layer.bias)
         assert torch.equal(y, plain) and not y.is_inference()
         still = layer._forward(x.detach(), layer.weight, layer.bias)
@@ -178,14 +185,14 @@ def test_a_fast_fp8_layer_has_the_gradient_of_its_weight(monkeypatch):
         comfy.ops, "fp8_linear", lambda layer, x: x.clamp_(-448, 448).detach() @ weight.T
     )
     x = tiny.normal(3, 5, 64).requires_grad_()
-    with borrowed_weights(layer), quantised_layers(layer):
+    with borrowed_weights(layer), quantized_layers(layer):
         y = layer.forward_comfy_cast_weights(x)
         (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(y, x.detach() @ weight.T)
     torch.testing.assert_close(gradient, weight.sum(0).expand_as(x))
 
 
-def test_quantised_weights_are_viewed():
+def test_quantized_weights_are_viewed():
     with torch.inference_mode():
         weight = QuantizedTensor.from_float(tiny.normal(8, 64), "TensorWiseINT8Layout")
     view = ordinary_view(weight)

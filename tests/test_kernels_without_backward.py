@@ -4,13 +4,19 @@ import comfy.ldm.lightricks.model
 import comfy.model_management
 import comfy_kitchen
 import pytest
-import tiny
 import torch
+
+import tiny
+from seedselect_core.host.layers import (
+    KERNELS,
+    LIGHTRICKS_ROPES,
+    differentiable_rope,
+    lightricks_rope_as_sampled,
+)
 from tiny import Broken
 
-from seedselect_core.host.differentiable_rope import NAMES, differentiable_rope
-from seedselect_core.host.lightricks_rope import NAMES as LIGHTRICKS
-from seedselect_core.host.lightricks_rope import lightricks_rope_as_sampled
+# The host's class, without its weights.
+LTX = comfy.ldm.lightricks.model.LTXVModel.__new__(comfy.ldm.lightricks.model.LTXVModel)
 
 
 def rope_inputs(dtype=torch.float32):
@@ -41,8 +47,8 @@ def test_the_value_is_the_kernels_and_the_gradient_the_formulas():
 @pytest.mark.parametrize(
     ("trick", "module", "names"),
     [
-        (differentiable_rope, comfy_kitchen, NAMES),
-        (lightricks_rope_as_sampled, comfy.ldm.lightricks.model, LIGHTRICKS),
+        (differentiable_rope, comfy_kitchen, KERNELS),
+        (lambda: lightricks_rope_as_sampled(LTX), comfy.ldm.lightricks.model, LIGHTRICKS_ROPES),
     ],
 )
 def test_what_was_exchanged_is_put_back(trick, module, names):
@@ -57,10 +63,12 @@ def test_what_was_exchanged_is_put_back(trick, module, names):
 def test_ltx_video_is_told_that_it_is_not_trained_and_others_are(monkeypatch):
     asked = []
     module = comfy.ldm.lightricks.model
-    for name in LIGHTRICKS:
+    for name in LIGHTRICKS_ROPES:
         monkeypatch.setattr(module, name, lambda: asked.append(comfy.model_management.in_training))
     monkeypatch.setattr(comfy.model_management, "in_training", True)
-    with lightricks_rope_as_sampled():
+    with lightricks_rope_as_sampled(torch.nn.Identity()):
+        module.apply_rotary_emb()
+    with lightricks_rope_as_sampled(LTX):
         module.apply_rotary_emb()
         asked.append(comfy.model_management.in_training)
-    assert asked == [False, True]
+    assert asked == [True, False, True]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from seedselect_core.losses import (
+from seedselect_core.likeness.losses import (
     appearance_loss,
     centroid,
     norm_log_density,

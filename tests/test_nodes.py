@@ -5,8 +5,9 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-import tiny
 import torch
+
+import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
 ):
     module = nodes(kind)
     own = nodes("seeds")
-    seed = own.Seed(tiny.normal(2, 4, 8, 8, seed=1), nodes("optimize").SamplingSettings(**SAMPLING))
+    seed = own.Seed(tiny.normal(2, 4, 8, 8, seed=1), nodes("inputs").SamplingSettings(**SAMPLING))
     found = (seed, {"samples": seed.noise}, None)
     name = {"optimize": "optimize_seed", "advanced": "optimize_noise"}[kind]
     monkeypatch.setattr(module, name, lambda *args, **more: found)
@@ -60,7 +61,7 @@ def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
 
 def test_preview_of_values_beyond_white_and_black(nodes):
     pictures = torch.tensor([-0.01, 1.01]).view(2, 1, 1, 1).expand(2, 1, 1, 3)
-    sheet = nodes("optimize").grid(pictures)
+    sheet = nodes("display").draw_grid(pictures)
     assert [sheet.getpixel((x, 0)) for x in (0, 1)] == [(0,) * 3, (255,) * 3]
 
 
@@ -115,10 +116,11 @@ def test_a_set_that_no_file_could_hold_is_refused(nodes):
 
 
 def test_what_is_kept_goes_into_as_many_files_as_it_needs(nodes, tmp_path, monkeypatch):
-    module, own = nodes("optimize"), nodes("seeds")
+    module = nodes("display")
+    own = nodes("seeds")
     monkeypatch.setattr(module, "MAX_VALUES", 2 * 4 * 8 * 8)
     seed = own.Seed(
-        tiny.normal(5, 4, 8, 8), module.SamplingSettings(**SAMPLING), semantic=[0.5] * 5
+        tiny.normal(5, 4, 8, 8), nodes("inputs").SamplingSettings(**SAMPLING), semantic=[0.5] * 5
     )
     module.Display("1").keep(seed)
     files = sorted(tmp_path.glob("seeds/*"))

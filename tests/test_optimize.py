@@ -3,22 +3,21 @@
 import comfy.latent_formats
 import comfy.model_management
 import pytest
-import tiny
 import torch
 
-from seedselect_core.encoders import ClipVisionEncoder
+import tiny
+from seedselect_core.chain.sampling import shares_condition
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.objective import Losses
-from seedselect_core.optimize import one_for_all, optimize_seed
-from seedselect_core.search import Search
-from seedselect_core.seed import SamplingSettings
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.likeness.encoders import ClipVisionEncoder
+from seedselect_core.likeness.objective import Losses
+from seedselect_core.likeness.weights import LossWeights
+from seedselect_core.search.loop import Search
+from seedselect_core.search.settings import PRESETS
+from seedselect_core.seeds.seed import SamplingSettings
 
 
 def run(graph=None, sampling=tiny.SAMPLING, settings=tiny.SETTINGS, **more):
-    with torch.inference_mode():
-        inputs = (graph or tiny.Graph()).inputs
-        return optimize_seed(**inputs, sampling=sampling, settings=settings, **more)
+    return tiny.optimize(graph or tiny.Graph(), sampling, settings, **more)
 
 
 # --- the search alone, on losses that can be worked out by hand -----------------------------------
@@ -32,7 +31,10 @@ class Hills:
     """
 
     def __init__(self, loss=None, steps=2):
-        self.steps, self.evaluations, self.counts, self.drawn = steps, 0, [], []
+        self.steps = steps
+        self.evaluations = 0
+        self.counts = []
+        self.drawn = []
         self.loss = loss or (lambda noise: (noise - 1).square().flatten(1).mean(1))
         self.targets = self
         self.spread = 1.0
@@ -53,13 +55,16 @@ class Hills:
         )
 
 
-def climb(settings, noise, hills=None, separable=True, on_progress=None, draw=None, film=False):
+def climb(
+    settings, noise, hills=None, can_split_batch=True, on_progress=None, draw=None, is_video=False
+):
     hills = hills or Hills()
     chain = type(
         "Chain", (), {"steps": hills.steps, "__call__": lambda _, *a, **k: hills.chain(*a, **k)}
     )()
     chain.evaluations = 0
-    search = Search(hills, settings, on_progress, draw, separable, film)
+    listener = on_progress or (lambda progress: None)
+    search = Search(hills, settings, listener, draw, can_split_batch, is_video)
     final = search(chain, noise)
     return search, final, hills
 
@@ -90,9 +95,8 @@ def test_the_rate_is_the_one_used():
 def test_published_settings():
     paper = PRESETS["paper"]
     assert (paper.iterations, paper.learning_rate, paper.optimizer) == (30, 0.1, "adamw")
-    assert paper.step_weights == (0.05, 0.25, 0.7)
-    assert (paper.semantic_weight, paper.appearance_weight) == (10.0, 1.0)
-    assert (paper.norm_weight, paper.clip_norm, paper.views, paper.candidates) == (0.0, 0.0, 1, 1)
+    assert paper.weights == LossWeights(10.0, 1.0, norm=0.0, steps=(0.05, 0.25, 0.7))
+    assert (paper.clip_norm, paper.views, paper.candidates) == (0.0, 1, 1)
     assert (paper.schedule, paper.target, paper.patience) == ("published", 0.0, 0)
 
 
@@ -116,7 +120,7 @@ def test_published_settings():
 )
 def test_impossible_settings(wrong):
     with pytest.raises(SeedSelectError, match="loss weights|" + next(iter(wrong))):
-        Settings(**wrong)
+        tiny.settings(**wrong)
 
 
 def test_the_best_is_kept_and_not_the_last():
@@ -152,7 +156,7 @@ def test_target_frees_seeds_and_ends_the_search():
 
 def test_seeds_that_cannot_be_separated_stay_together():
     settings = tiny.settings(iterations=50, learning_rate=0.1, target=0.09)
-    _, _, hills = climb(settings, far(0.2, 0.5, 1.0), separable=False)
+    _, _, hills = climb(settings, far(0.2, 0.5, 1.0), can_split_batch=False)
     assert set(hills.counts) == {3} and len(hills.counts) < 15
 
 
@@ -207,7 +211,7 @@ def test_gradients_are_clipped_seed_by_seed():
         tiny.settings(iterations=0, candidates=2),
         tiny.settings(iterations=2, candidates=3),
         tiny.settings(iterations=0, candidates=3, draft_steps=1),
-        tiny.settings(iterations=2, candidates=3, draft_steps=1, neighbours=2),
+        tiny.settings(iterations=2, candidates=3, draft_steps=1, neighbors=2),
         tiny.settings(iterations=2, candidates=3, draft_steps=2),
         tiny.settings(iterations=2, draft_steps=1),
     ],
@@ -235,9 +239,10 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
 
     settings = tiny.settings(iterations=5, learning_rate=0.01)
     hills = Hills(loss)
-    search = Search(hills, settings, None, None, True)
+    search = Search(hills, settings, lambda progress: None, None, True)
     chain = type("Chain", (), {"__call__": lambda _, *a, **k: hills.chain(*a, **k)})()
-    chain.steps, chain.evaluations = 2, 0
+    chain.steps = 2
+    chain.evaluations = 0
     with pytest.raises(SeedSelectError, match=f"the {what} is not a number.*best seed so far"):
         search(chain, far(1.0))
     assert 0 < search.best.total.item() < 1.0
@@ -253,7 +258,8 @@ def test_nothing_is_said_to_be_kept_where_nothing_is():
 @pytest.mark.parametrize(("masks", "same"), [(1, True), (2, False)])
 def test_masks_of_several_pictures_are_not_one_for_all(masks, same):
     assert (
-        one_for_all({"cross_attn": torch.ones(1, 5, 16), "mask": torch.ones(masks, 8, 8)}) == same
+        shares_condition({"cross_attn": torch.ones(1, 5, 16), "mask": torch.ones(masks, 8, 8)})
+        == same
     )
 
 
@@ -270,7 +276,7 @@ def test_loss_falls(optimizer):
     assert seed.latent_format == "TinyLatent" and seed.sampling == tiny.SAMPLING
 
 
-def test_a_seed_does_not_depend_on_its_neighbours():
+def test_a_seed_does_not_depend_on_its_neighbors():
     # SGD, whose steps are as exact as the gradient: Adam's first is the sign of each value.
     settings = tiny.settings(learning_rate=1.0, optimizer="sgd", step_weights=(0.3, 0.7))
     batch, _, _ = run(tiny.Graph(latent=tiny.latent(3)), settings=settings)

@@ -18,20 +18,23 @@ from seedselect_core.references import (
     ReferenceSet,
     combine,
     load_reference_folder,
-    parse_colour,
+    parse_color,
     read_image,
     reference_set_from_batch,
 )
 
-RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
+RED = (255, 0, 0)
+GREEN = (0, 255, 0)
+BLUE = (0, 0, 255)
+GREY = (128, 128, 128)
 
 
 def image_of(rows: list, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(np.array(rows, np.uint8), mode)
 
 
-def save(path: Path, colour: tuple = RED, size: tuple = (4, 4), **options) -> Path:
-    Image.new("RGB", size, colour).save(path, **options)
+def save(path: Path, color: tuple = RED, size: tuple = (4, 4), **options) -> Path:
+    Image.new("RGB", size, color).save(path, **options)
     return path
 
 
@@ -43,9 +46,9 @@ def assert_pixels(image: torch.Tensor, expected: list, tolerance: float = 0.0) -
     )
 
 
-def png(width: int, height: int, colour_type: int, depth: int, rows: bytes, *more) -> bytes:
+def png(width: int, height: int, color_type: int, depth: int, rows: bytes, *more) -> bytes:
     """A PNG out of its parts: `more` are chunks (type, content) to come before the pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -104,13 +107,13 @@ def test_sixteen_bits_keep_their_scale(tmp_path, suffix):
     assert_pixels(image, [[(0, 0, 0), (1, 1, 1), GREY, (255, 255, 255)]])
 
 
-def test_sixteen_bits_with_colour_orientation_and_transparency(tmp_path):
-    colour = struct.pack(">6H", 65535, 32896, 0, 257 * 10, 257 * 20, 257 * 30)
-    (tmp_path / "a.png").write_bytes(png(2, 1, 2, 16, b"\0" + colour))
+def test_sixteen_bits_with_color_orientation_and_transparency(tmp_path):
+    color = struct.pack(">6H", 65535, 32896, 0, 257 * 10, 257 * 20, 257 * 30)
+    (tmp_path / "a.png").write_bytes(png(2, 1, 2, 16, b"\0" + color))
     assert_pixels(read_image(tmp_path / "a.png"), [[(255, 128, 0), (10, 20, 30)]])
 
-    grey = struct.pack(">2H", 65535, 32896)
-    (tmp_path / "b.png").write_bytes(png(2, 1, 0, 16, b"\0" + grey, (b"tRNS", grey[2:])))
+    gray = struct.pack(">2H", 65535, 32896)
+    (tmp_path / "b.png").write_bytes(png(2, 1, 0, 16, b"\0" + gray, (b"tRNS", gray[2:])))
     assert_pixels(read_image(tmp_path / "b.png", (1, 0, 0)), [[(255, 255, 255), RED]])
 
     exif = Image.Exif()
@@ -155,7 +158,7 @@ def test_palette_with_transparency(tmp_path, suffix):
     assert_pixels(read_image(tmp_path / f"a{suffix}"), expected)
 
 
-def test_palette_with_partly_transparent_colours(tmp_path):
+def test_palette_with_partly_transparent_colors(tmp_path):
     image = Image.new("P", (3, 1))
     image.putpalette([*RED, *GREEN, *BLUE])
     image.putdata([0, 1, 2])
@@ -166,7 +169,7 @@ def test_palette_with_partly_transparent_colours(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".apng", ".tif"])
 def test_animation_gives_its_first_frame(tmp_path, suffix):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, GREEN, BLUE)]
     options = {"lossless": True} if suffix == ".webp" else {}
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], **options)
     assert_pixels(read_image(tmp_path / f"a{suffix}"), [[RED] * 4] * 4)
@@ -247,7 +250,8 @@ def test_limit_and_order(tmp_path):
 
 
 def test_only_what_lies_in_the_allowed_folder_is_read(tmp_path):
-    root, outside = tmp_path / "input", tmp_path / "input_secret"
+    root = tmp_path / "input"
+    outside = tmp_path / "input_secret"
     (root / "letters").mkdir(parents=True)
     outside.mkdir()
     save(root / "letters" / "a.png")
@@ -327,22 +331,22 @@ def test_fingerprint_changes_with_whatever_changes_a_result():
 
 
 def test_batches_and_combining():
-    grey = torch.full((2, 3, 4, 1), 0.5)
-    assert torch.equal(reference_set_from_batch(grey).images[1], torch.full((3, 4, 3), 0.5))
+    gray = torch.full((2, 3, 4, 1), 0.5)
+    assert torch.equal(reference_set_from_batch(gray).images[1], torch.full((3, 4, 3), 0.5))
     rgba = torch.tensor([1.0, 0.0, 0.0, 0.25]).expand(1, 2, 2, 4)
     on_blue = reference_set_from_batch(rgba, crop="pad", background=(0.0, 0.0, 1.0))
     assert on_blue.images[0][0, 0].tolist() == [0.25, 0.0, 0.75]
     overshoot = reference_set_from_batch(torch.tensor([-0.1, 0.5, 1.1]).expand(1, 2, 2, 3))
     assert overshoot.images[0][0, 0].tolist() == [0.0, 0.5, 1.0]
-    both = combine(on_blue, reference_set_from_batch(grey))
+    both = combine(on_blue, reference_set_from_batch(gray))
     assert len(both) == 3 and both.names == ("image 1", "image 1", "image 2")
     assert both.crop == "pad" and both.background == (0.0, 0.0, 1.0)
     with pytest.raises(SeedSelectError, match="images"):
         reference_set_from_batch(torch.zeros(3, 4, 3))
 
 
-def test_colours():
-    assert parse_colour("#FF8000") == (1.0, 128 / 255, 0.0)
-    assert parse_colour(" #fff ") == parse_colour("white") == (1.0, 1.0, 1.0)
+def test_colors():
+    assert parse_color("#FF8000") == (1.0, 128 / 255, 0.0)
+    assert parse_color(" #fff ") == parse_color("white") == (1.0, 1.0, 1.0)
     with pytest.raises(SeedSelectError, match="background"):
-        parse_colour("#12")
+        parse_color("#12")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-import tiny
 import torch
 from PIL import Image
+
+import tiny
 
 
 def save(path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-import tiny
 import torch
 
-from seedselect_core.encoders import ClipVisionEncoder, unit_embeddings
+import tiny
+from pocket.references import letter_pictures
+from seedselect_core.likeness.encoders import ClipVisionEncoder, unit_embeddings
 from seedselect_core.pocket import load_pocket_model
-from seedselect_core.references import read_image, reference_set_from_batch
-
-REFERENCES = Path(__file__).parents[1] / "pocket" / "references"
+from seedselect_core.references import reference_set_from_batch
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def clip_vision():
 
 
 def pictures(letters: str, numbers=range(8)) -> torch.Tensor:
-    paths = [REFERENCES / f"{letter}_{n}.png" for letter in letters for n in numbers]
-    return torch.stack([read_image(path) for path in paths])
+    shown = np.concatenate([letter_pictures(letter)[list(numbers)] for letter in letters])
+    return torch.from_numpy(shown).float() / 255
 
 
 def run_node(node, **inputs):
@@ -42,7 +42,8 @@ def test_every_input_and_output_is_explained(module):
 
 def test_node_tells_various_from_collapsed(module, clip_vision):
     real = reference_set_from_batch(pictures("AFHSC", range(0, 8, 2)))
-    various, collapsed = pictures("AFHSC", [1, 3]), pictures("S")
+    various = pictures("AFHSC", [1, 3])
+    collapsed = pictures("S")
     output = run_node(
         module.DiversityReportNode,
         generated=collapsed,
@@ -75,15 +76,17 @@ def test_node_takes_its_features_from_the_encoder(clip_vision):
 
 def test_picture_shows_shares_and_typical_pictures(module):
     """Three bins: red, green, blue; everything generated is blue."""
-    colours = torch.eye(3)
-    real = colours.repeat_interleave(torch.tensor([10, 6, 4]), dim=0)
-    generated = colours[2:].expand(12, 3)
+    colors = torch.eye(3)
+    real = colors.repeat_interleave(torch.tensor([10, 6, 4]), dim=0)
+    generated = colors[2:].expand(12, 3)
     features = {"real": real, "generated": generated}
     images = {name: rows[:, None, None].expand(-1, 8, 8, 3) for name, rows in features.items()}
     report = module.diversity_report(real, generated, bins=3)
     assert report.bins == 3
     sheet = module.draw_report(report, images, features)
-    cell, side, bottom = 128, 110, 88 + 260
+    cell = 128
+    side = 110
+    bottom = 88 + 260
     seen = [
         [sheet.getpixel((side + column * cell + 20, bottom + 32 + row * cell)) for row in (0, 1)]
         for column in range(3)
@@ -91,11 +94,12 @@ def test_picture_shows_shares_and_typical_pictures(module):
     assert [real for real, _ in seen] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     assert [made for _, made in seen] == [(255,) * 3, (255,) * 3, (0, 0, 255)]
     # The bars of the last bin: 4 of 20 real ones, and all of the generated.
-    orange, blue = (224, 123, 40), (47, 109, 181)
+    orange = (224, 123, 40)
+    blue = (47, 109, 181)
     column = side + 2 * cell + 6
     bars = [
-        sum(sheet.getpixel((column + offset, y)) == colour for y in range(88, bottom))
-        for offset, colour in ((20, blue), (80, orange))
+        sum(sheet.getpixel((column + offset, y)) == color for y in range(88, bottom))
+        for offset, color in ((20, blue), (80, orange))
     ]
     assert bars[1] == pytest.approx(236, abs=3) and bars[0] == pytest.approx(236 / 5, abs=3)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tiny  # noqa: F401  the host's settings
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))

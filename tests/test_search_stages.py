@@ -5,16 +5,16 @@ import itertools
 import math
 
 import pytest
-import tiny
 import torch
+
+import tiny
+from seedselect_core.errors import SeedSelectError
+from seedselect_core.likeness.losses import contrast_loss
+from seedselect_core.likeness.targets import Targets
+from seedselect_core.likeness.views import draw_views
+from seedselect_core.seeds.seed import SamplingSettings, Seed
 from test_optimize import Hills, climb, far, run
 from test_unroll import unrolled
-
-from seedselect_core.errors import SeedSelectError
-from seedselect_core.losses import contrast_loss
-from seedselect_core.seed import SamplingSettings, Seed
-from seedselect_core.targets import Targets
-from seedselect_core.views import draw_views
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,14 @@ def model():
     return tiny.model()
 
 
-# --- films ---------------------------------------------------------------------------------------
+# --- videos ---------------------------------------------------------------------------------------
 
 
-def test_the_frames_of_a_film_are_kept_together():
+def test_the_frames_of_a_video_are_kept_together():
     """The second frame is best where the first is worst: of each alone there would be a mixture."""
     noise = torch.zeros(2, 4, 2, 2)
 
-    def kept(film):
+    def kept(is_video):
         frames = iter([(3.0, 3.0), (0.0, 5.0), (2.0, 2.0), (5.0, 0.0), (2.0, 2.0)])
 
         def loss(noise):
@@ -37,12 +37,16 @@ def test_the_frames_of_a_film_are_kept_together():
 
         settings = tiny.settings(iterations=0, candidates=4)
         search, *_ = climb(
-            settings, noise, Hills(loss), draw=lambda n: torch.full_like(noise, n), film=film
+            settings,
+            noise,
+            Hills(loss),
+            draw=lambda n: torch.full_like(noise, n),
+            is_video=is_video,
         )
         return search.best.noise.amax((1, 2, 3)).tolist()
 
-    assert kept(film=False) == [1.0, 3.0]
-    assert kept(film=True) == [2.0, 2.0]
+    assert kept(is_video=False) == [1.0, 3.0]
+    assert kept(is_video=True) == [2.0, 2.0]
 
 
 # --- drafts --------------------------------------------------------------------------------------
@@ -63,20 +67,21 @@ def test_only_the_best_draft_of_each_seed_is_drawn_in_full():
 
 def test_what_follows_the_drafts():
     def drawn(**changes):
-        hills, numbers = Hills(steps=4), []
+        hills = Hills(steps=4)
+        numbers = []
         settings = tiny.settings(candidates=3, draft_steps=1, **changes)
         climb(settings, far(1.0), hills, draw=lambda n: numbers.append(n) or far(n / 10))
         return hills.drawn, numbers
 
     # The first gradient draws the start anyway; neighbours need it to be drawn before.
     assert drawn(iterations=2) == ([1, 1, 1, 4, 4, 4, 4], [1, 2])
-    assert drawn(iterations=0, neighbours=1) == ([1, 1, 1, 4, 4, 4], [1, 2, 3])
+    assert drawn(iterations=0, neighbors=1) == ([1, 1, 1, 4, 4, 4], [1, 2, 3])
 
 
 # --- zero-order search ----------------------------------------------------------------------------
 
 
-def test_neighbours_only_ever_improve():
+def test_neighbors_only_ever_improve():
     noise = tiny.normal(3, 4, 2, 2, seed=1)
     draws = iter(range(100))
 
@@ -84,7 +89,7 @@ def test_neighbours_only_ever_improve():
         next(draws)
         return tiny.normal(3, 4, 2, 2, seed=100 + number)
 
-    settings = tiny.settings(iterations=0, neighbours=12, neighbour_angle=0.4)
+    settings = tiny.settings(iterations=0, neighbors=12, neighbor_angle=0.4)
     search, final, hills = climb(settings, noise, draw=draw)
     assert next(draws) == 12 and hills.counts == [3] * 14  # the start, the neighbours, the best
     assert search.best.total.tolist() == torch.tensor(search.history.total).amin(0).tolist()
@@ -94,7 +99,7 @@ def test_neighbours_only_ever_improve():
 
 
 @pytest.mark.parametrize("better", [False, True], ids=["the first stays best", "each is better"])
-def test_a_neighbour_is_as_far_from_the_best_as_told(better):
+def test_a_neighbor_is_as_far_from_the_best_as_told(better):
     noise = tiny.normal(1, 4, 4, 4, seed=1)
     tried = []
 
@@ -102,7 +107,7 @@ def test_a_neighbour_is_as_far_from_the_best_as_told(better):
         tried.append(noise.detach().clone())
         return torch.full((len(noise),), float(-len(tried) if better else len(tried)))
 
-    settings = tiny.settings(iterations=0, neighbours=3, neighbour_angle=0.4)
+    settings = tiny.settings(iterations=0, neighbors=3, neighbor_angle=0.4)
     climb(settings, noise, Hills(loss), draw=lambda n: tiny.normal(1, 4, 4, 4, seed=50 + n))
     for number, other in enumerate(tried[1:4]):
         best = tried[number if better else 0]
@@ -141,12 +146,16 @@ def test_channels_stay_standard():
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "uni_pc", "heun"])
 def test_a_shortened_gradient_changes_no_value(model, sampler):
-    noise, latent = tiny.normal(2, 4, 8, 8, seed=7), tiny.latent(2)
-    values, gradients, counts = [], [], []
+    noise = tiny.normal(2, 4, 8, 8, seed=7)
+    latent = tiny.latent(2)
+    values = []
+    gradients = []
+    counts = []
 
     def search(chain, given):
         for some in (0, 4, 2, 1):
-            start, before = given.clone().requires_grad_(), chain.evaluations
+            start = given.clone().requires_grad_()
+            before = chain.evaluations
             final = chain(start, gradient_steps=some)[-1]
             (gradient,) = torch.autograd.grad(final.square().sum(), start)
             values.append(final.detach())
@@ -163,14 +172,15 @@ def test_a_shortened_gradient_changes_no_value(model, sampler):
 
 def test_a_shortened_gradient_is_that_of_the_last_step_scaled(model):
     """Euler with the earlier predictions held constant scales the noise by sigma / sigma_max."""
-    noise, latent = tiny.normal(1, 4, 8, 8, seed=7), tiny.latent()
+    noise = tiny.normal(1, 4, 8, 8, seed=7)
+    latent = tiny.latent()
     found = {}
 
     def search(chain, given):
         start = given.clone().requires_grad_()
         final = chain(start, gradient_steps=1)[-1]
         (found["gradient"],) = torch.autograd.grad(final.square().sum(), start)
-        sigmas = chain._sigmas
+        sigmas = chain._run.sigmas
         # The last step alone, from where it begins: x = final chain without it.
         guider = chain.guider
         x = guider.inner_model.model_sampling.noise_scaling(
@@ -219,11 +229,12 @@ def test_each_seed_gets_its_own_references():
 
 
 def test_contrast_loss_by_hand():
-    aim, neighbour = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
+    aim = torch.tensor([1.0, 0.0])
+    neighbor = torch.tensor([0.6, 0.8])
     pictures = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0], [0.0, 2.0]])
     # The references are like the neighbour by 0.6, and a picture may be as much.
     expected = torch.tensor([0.0, 0.4, 0.0, 0.2])
-    torch.testing.assert_close(contrast_loss(pictures, aim, neighbour), expected)
+    torch.testing.assert_close(contrast_loss(pictures, aim, neighbor), expected)
 
 
 def test_contrast_counts_only_where_there_is_something_to_push_away_from():

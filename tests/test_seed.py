@@ -5,14 +5,14 @@ import re
 
 import comfy.latent_formats
 import pytest
-import tiny
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from safetensors.torch import save_file
 
+import tiny
+from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.optimize import sample_from_seed
-from seedselect_core.seed import MAX_VALUES, SamplingSettings, Seed, SeedNoise, load_seed
+from seedselect_core.seeds.seed import MAX_VALUES, SamplingSettings, Seed, SeedNoise, load_seed
 
 SAMPLING = SamplingSettings(steps=20, cfg=7.5, sampler_name="ddim", scheduler="karras", seed=2**63)
 

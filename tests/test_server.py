@@ -6,19 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-import host
 import numpy as np
 import pytest
 import torch
-from api_workflow import find, to_api
-from comfy_client import ComfyClient, PromptRejected
-from conftest import HOST, REPO
-from host_install import Host
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from seedselect_core.seed import SamplingSettings, Seed
+import host
+from api_workflow import find, to_api
+from comfy_client import ComfyClient, PromptRejected
+from conftest import HOST, REPO
+from host_install import Host
+from seedselect_core.seeds.seed import SamplingSettings, Seed
 
 OURS = {
     "SeedSelectLoadReferenceSet",

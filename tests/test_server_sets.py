@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from api_workflow import find, to_api
 from conftest import REPO
 
@@ -102,7 +103,7 @@ def test_every_other_workflow_has_a_pocket_twin_wired_alike():
         assert wiring(name) == wiring(twin), name
 
 
-def test_rare_concept_is_pushed_away_from_its_neighbour(client, object_info):  # noqa: F811
+def test_rare_concept_is_pushed_away_from_its_neighbor(client, object_info):  # noqa: F811
     prompt = shortened("pocket_rare_concept", object_info)
     node = find(prompt, "SeedSelectOptimize")
     after = find(prompt, "SaveImage", "After")

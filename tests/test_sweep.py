@@ -1,27 +1,25 @@
 """The sweep over the two weights: cells that can be compared, and a sheet that can be read."""
 
-from dataclasses import replace
-
 import pytest
-import tiny
 import torch
 
-from seedselect_core.encoders import VaeCodec
+import tiny
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.losses import appearance_loss
-from seedselect_core.optimize import optimize_seed
-from seedselect_core.sweep import Cell, Sweep, draw_sheet, parse_weights, run_sweep
-from seedselect_core.targets import build_targets
+from seedselect_core.likeness.losses import appearance_loss
+from seedselect_core.likeness.targets import build_targets
+from seedselect_core.likeness.vae import VaeCodec
+from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.sets.sweep import Cell, Sweep, parse_weights, run_sweep
+from seedselect_core.sheets import draw_sweep
 
 SETTINGS = tiny.settings(candidates=2)
 
 
 def sweep(semantic, appearance, graph=None, **more):
     graph = graph or tiny.Graph(latent=tiny.latent(2))
+    cells = Sweep(semantic, appearance)
     with torch.inference_mode():
-        return run_sweep(
-            semantic, appearance, SETTINGS, sampling=tiny.SAMPLING, **graph.inputs, **more
-        )
+        return run_sweep(cells, graph.scene(), tiny.SAMPLING, SETTINGS, **tiny.told(more))
 
 
 def test_cells_are_what_optimize_finds_and_tell_their_losses():
@@ -30,13 +28,11 @@ def test_cells_are_what_optimize_finds_and_tell_their_losses():
     assert list(found.cells) == [(10.0, 0.0), (10.0, 3.0)]
     with torch.inference_mode():
         seed, drawn, _ = optimize_seed(
-            **graph.inputs,
-            sampling=tiny.SAMPLING,
-            settings=replace(SETTINGS, semantic_weight=10.0, appearance_weight=3.0),
+            graph.scene(), tiny.SAMPLING, SETTINGS.reweighted(semantic=10.0, appearance=3.0)
         )
         codec_input = graph.model.model.process_latent_in
         targets = build_targets(
-            graph.references, graph.encoder, VaeCodec(graph.vae), codec_input, 16, 16
+            graph.references, graph.encoder, VaeCodec(graph.vae), codec_input, (16, 16)
         )
         layout = appearance_loss(codec_input(drawn["samples"]), targets.appearance)
         pictures = graph.vae.decode(drawn["samples"])
@@ -59,7 +55,8 @@ def test_progress_and_cancel(early):
     class Stop(Exception):
         pass
 
-    seen, kept = [], []
+    seen = []
+    kept = []
 
     def stop_in_the_second(progress, so_far, pair):
         seen.append((len(so_far.cells), pair))
@@ -78,7 +75,9 @@ def test_progress_and_cancel(early):
 def test_an_error_between_two_cells_keeps_what_was_found(monkeypatch):
     """The second cell is searched to its end, and then its pictures cannot be decoded."""
     graph = tiny.Graph(latent=tiny.latent(2))
-    real, kept, calls = graph.vae.decode, [], []
+    real = graph.vae.decode
+    kept = []
+    calls = []
 
     def fails_at_the_second(samples):
         calls.append(samples)
@@ -106,20 +105,21 @@ def test_lists():
 
 def test_sheet_shows_every_cell_in_its_place():
     found = Sweep((0.0, 10.0), (0.0, 1.0))
-    colours = {(0.0, 1.0): 0, (10.0, 0.0): 1, (10.0, 1.0): 2}
-    for pair, channel in colours.items():
+    colors = {(0.0, 1.0): 0, (10.0, 0.0): 1, (10.0, 1.0): 2}
+    for pair, channel in colors.items():
         # Two seeds, the second dark, of pictures twice as wide as they are high.
         images = torch.zeros(2, 8, 16, 3)
         images[0, ..., channel] = 1.0
         found.cells[pair] = Cell(images, (0.1, 0.2))
-    sheet = draw_sheet(found, side=160)
+    sheet = draw_sweep(found, side=160)
     assert sheet.size == (110 + 2 * 174, 84 + 2 * (40 + 52))
     for (row, column), expected in {
         (0, 1): (255, 0, 0),
         (1, 0): (0, 255, 0),
         (1, 1): (0, 0, 255),
     }.items():
-        x, y = 110 + column * 174, 84 + row * 92
+        x = 110 + column * 174
+        y = 84 + row * 92
         assert sheet.getpixel((x + 40, y + 20)) == expected
         assert sheet.getpixel((x + 120, y + 20)) == (0, 0, 0)
         below = sheet.crop((x, y + 42, x + 160, y + 90)).convert("L")
@@ -128,4 +128,4 @@ def test_sheet_shows_every_cell_in_its_place():
 
 
 def test_sheet_of_nothing_yet():
-    assert draw_sheet(Sweep((1.0,), (0.0, 1.0)), side=100).width == 110 + 2 * 114
+    assert draw_sweep(Sweep((1.0,), (0.0, 1.0)), side=100).width == 110 + 2 * 114

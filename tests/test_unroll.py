@@ -6,15 +6,16 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
-import tiny
 import torch
-from tiny import Broken
 
-from seedselect_core.host.borrowed_weights import borrowed_weights
-from seedselect_core.objective import Objective
-from seedselect_core.optimize import optimize_seed, sample_from_seed
-from seedselect_core.seed import SamplingSettings
-from seedselect_core.unroll import unrolled_sampling
+import tiny
+from seedselect_core.chain.sampling import sample_from_seed
+from seedselect_core.chain.unroll import Denoising, unrolled_sampling
+from seedselect_core.host.weights import borrowed_weights
+from seedselect_core.likeness.objective import Objective
+from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.seeds.seed import SamplingSettings
+from tiny import Broken
 
 # One of each kind: steps of one and of several calls, noise on the way, what is read beside the
 # prediction, step sizes that depend on the noise.
@@ -38,10 +39,9 @@ def unrolled(model, search, sampling, latent, noise, positive=None, negative=Non
     ksampler = comfy.samplers.KSampler(
         model, sampling.steps, model.load_device, sampling.sampler_name, sampling.scheduler
     )
+    sampler = comfy.samplers.sampler_object(sampling.sampler_name)
     return unrolled_sampling(
-        guider,
-        comfy.samplers.sampler_object(sampling.sampler_name),
-        ksampler.sigmas,
+        Denoising(guider, sampler, ksampler.sigmas),
         noise,
         latent["samples"],
         search,
@@ -114,7 +114,8 @@ def test_equal_to_stock_sampling_of_a_picture(model, sampler, masked):
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_a_draft_is_stock_sampling_between_fewer_noise_levels(model, sampler):
     sampling = SamplingSettings(10, 3.0, sampler, "normal", 5)
-    latent, noise = tiny.latent(2), tiny.normal(2, 4, 8, 8, seed=7)
+    latent = tiny.latent(2)
+    noise = tiny.normal(2, 4, 8, 8, seed=7)
     levels = comfy.samplers.calculate_sigmas(
         model.get_model_object("model_sampling"), "normal", 10
     )[[0, 3, 7, 10]]
@@ -143,8 +144,7 @@ def test_sampling_from_the_seed_gives_the_very_latent_of_the_search(sampler):
     graph = tiny.Graph(latent=tiny.latent(2))
     sampling = SamplingSettings(4, 3.0, sampler, "karras", 5)
     with torch.inference_mode():
-        inputs = graph.inputs | {"sampling": sampling, "settings": tiny.SETTINGS}
-        seed, drawn, history = optimize_seed(**inputs)
+        seed, drawn, history = optimize_seed(graph.scene(), sampling, tiny.SETTINGS)
         again = sample_from_seed(graph.model, graph.positive, graph.negative, seed)
     assert torch.equal(again["samples"], drawn["samples"])
     # And it is not what the unoptimized noise gives.
@@ -237,8 +237,10 @@ class Saboteur:
     __slots__ = ("at", "calls", "calls_after", "deed")
 
     def __init__(self, graph, at: int, deed):
-        self.calls, self.calls_after = -tiny.SAMPLING.steps, None
-        self.at, self.deed = at, deed
+        self.calls = -tiny.SAMPLING.steps
+        self.calls_after = None
+        self.at = at
+        self.deed = deed
         graph.model.set_model_unet_function_wrapper(self)
 
     def __call__(self, apply_model, args):
@@ -260,13 +262,28 @@ def fail():
 
 
 def run(graph, **more):
-    with torch.inference_mode():
-        optimize_seed(**graph.inputs, sampling=tiny.SAMPLING, settings=tiny.SETTINGS, **more)
+    tiny.optimize(graph, **more)
 
 
 # Three steps: calls 1 to 3 are the first recorded chain, 4 to 6 its recomputation in the backward
 # pass, 13 to 15 the evaluation of the last noise.
 PLACES = {"first chain": 2, "backward pass": 5, "second iteration": 8, "last evaluation": 14}
+
+
+@pytest.mark.parametrize("place", ["model", "decoder"])
+def test_an_error_leaves_no_hook_though_somebody_holds_it(place):
+    """PyTorch's checkpoint would catch every tensor that is saved afterwards."""
+    graph = tiny.Graph()
+    layers = {
+        "model": graph.model.model.diffusion_model.out,
+        "decoder": graph.vae.first_stage_model.decoder.conv_out,
+    }
+    handle = layers[place].register_forward_hook(lambda *_: fail())
+    with pytest.raises(Broken) as held:
+        run(graph)
+    handle.remove()
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert held.value is not None
 
 
 def test_nothing_changes_in_a_run():
@@ -279,7 +296,8 @@ def test_nothing_changes_in_a_run():
 
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_changes_when_the_model_fails(place):
-    graph, unfinished = tiny.Graph(), []
+    graph = tiny.Graph()
+    unfinished = []
     Saboteur(graph, PLACES[place], fail)
     with unchanged(graph), pytest.raises(Broken):
         run(graph, on_unfinished=unfinished.append)
@@ -288,7 +306,8 @@ def test_nothing_changes_when_the_model_fails(place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_cancel_stops_within_a_step_and_keeps_the_best(place):
-    graph, unfinished = tiny.Graph(), []
+    graph = tiny.Graph()
+    unfinished = []
     saboteur = Saboteur(graph, PLACES[place], interrupt)
     with unchanged(graph):
         with pytest.raises(comfy.model_management.InterruptProcessingException):
@@ -306,7 +325,8 @@ def test_cancel_stops_within_a_step_and_keeps_the_best(place):
 @pytest.mark.parametrize("culprit", ["on_progress", "encoder", "encoder in backward"])
 def test_nothing_changes_when_something_else_fails(culprit, monkeypatch):
     graph = tiny.Graph()
-    steps, calls = [], []
+    steps = []
+    calls = []
 
     def on_progress(progress):
         steps.append(progress)
@@ -404,10 +424,7 @@ def test_weights_are_lent_and_not_copied(model):
 
 def test_settings_with_fewer_steps_than_weights():
     graph = tiny.Graph()
-    with torch.inference_mode():
-        seed, _, _ = optimize_seed(
-            **graph.inputs,
-            sampling=SamplingSettings(2, 3.0, "euler", "normal", 5),
-            settings=tiny.settings(iterations=1, step_weights=(0.05, 0.25, 0.7)),
-        )
+    sampling = SamplingSettings(2, 3.0, "euler", "normal", 5)
+    settings = tiny.settings(iterations=1, step_weights=(0.05, 0.25, 0.7))
+    seed, _, _ = tiny.optimize(graph, sampling, settings)
     assert seed.semantic[0] <= seed.first_semantic[0] + 1e-6

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seedselect_core.views import draw_views, see
+from seedselect_core.likeness.views import apply_views, draw_views
 
 
 def spot(height: int, width: int) -> torch.Tensor:
@@ -17,7 +17,7 @@ def spot(height: int, width: int) -> torch.Tensor:
 def test_a_turned_picture_is_not_sheared(size):
     views = draw_views(4)
     views[:, :, 2] = 0  # shifts
-    for seen in see(spot(*size), views)[..., 0]:
+    for seen in apply_views(spot(*size), views)[..., 0]:
         y, x = torch.meshgrid(*(torch.arange(n) + 0.5 - n / 2 for n in size), indexing="ij")
         spread = torch.stack([(seen * p).sum() for p in (y * y, x * x, x * y)]) / seen.sum()
         assert spread[0] / spread[1] == pytest.approx(1, abs=0.01)
@@ -26,5 +26,5 @@ def test_a_turned_picture_is_not_sheared(size):
 
 def test_the_first_view_is_the_picture_itself():
     picture = spot(8, 8)
-    assert torch.equal(see(picture, draw_views(3))[:1], picture)
-    assert see(picture.repeat(2, 1, 1, 1), draw_views(3)).shape == (6, 8, 8, 3)
+    assert torch.equal(apply_views(picture, draw_views(3))[:1], picture)
+    assert apply_views(picture.repeat(2, 1, 1, 1), draw_views(3)).shape == (6, 8, 8, 3)

@@ -7,12 +7,16 @@ import comfy.sd
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
-from proofs.models import normal, randomise
-from proofs.unet import TinyLatent, tiny_unet
-from seedselect_core.encoders import ClipVisionEncoder
+from gradients.models import normal, randomize
+from gradients.unet import TinyLatent, tiny_unet
+from seedselect_core.chain.unroll import Denoising
+from seedselect_core.likeness.encoders import ClipVisionEncoder
+from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
-from seedselect_core.seed import SamplingSettings
-from seedselect_core.settings import Settings
+from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.search.scene import Callbacks, CustomScene, Scene
+from seedselect_core.search.settings import Settings
+from seedselect_core.seeds.seed import SamplingSettings
 
 # A second thread only costs time at these sizes.
 torch.set_num_threads(1)
@@ -55,7 +59,7 @@ def model(prediction: str = "EPS", dtype: torch.dtype = torch.float32, latent_fo
 def vae() -> comfy.sd.VAE:
     """VAE for pictures of twice the latent's size."""
     autoencoder = AutoencoderKL(**copy.deepcopy(VAE))
-    randomise(autoencoder, 2)
+    randomize(autoencoder, 2)
     host = comfy.sd.VAE(autoencoder.state_dict(), config={"params": copy.deepcopy(VAE)})
     host.downscale_ratio = host.upscale_ratio = 2
     return host
@@ -64,7 +68,7 @@ def vae() -> comfy.sd.VAE:
 @torch.inference_mode()
 def clip_vision() -> comfy.clip_vision.ClipVisionModel:
     host = comfy.clip_vision.ClipVisionModel(VISION)
-    randomise(host.model, 3)
+    randomize(host.model, 3)
     return host
 
 
@@ -89,26 +93,36 @@ def references() -> ReferenceSet:
 SAMPLING = SamplingSettings(steps=3, cfg=3.0, sampler_name="euler", scheduler="normal", seed=5)
 
 
+# Loss weights by the names under which the node has them.
+WEIGHTS = ("semantic_weight", "appearance_weight", "norm_weight", "contrast_weight", "step_weights")
+
+
+def loss_weights(values: dict) -> LossWeights:
+    """Those of ``values`` that are loss weights."""
+    given = {name.split("_")[0]: values[name] for name in WEIGHTS if name in values}
+    steps = {"steps": given.pop("step")} if "step" in given else {}
+    return LossWeights(**given, **steps)
+
+
 def settings(**changes) -> Settings:
     """Plain ones, whatever the defaults are."""
-    return Settings(
-        **{
-            "iterations": 2,
-            "learning_rate": 0.05,
-            "optimizer": "adamw",
-            "schedule": "constant",
-            "clip_norm": 0.0,
-            "semantic_weight": 10.0,
-            "appearance_weight": 0.0,
-            "norm_weight": 0.01,
-            "step_weights": (1.0,),
-            "views": 1,
-            "candidates": 1,
-            "target": 0.0,
-            "patience": 0,
-        }
-        | changes
-    )
+    values = {
+        "iterations": 2,
+        "learning_rate": 0.05,
+        "optimizer": "adamw",
+        "schedule": "constant",
+        "clip_norm": 0.0,
+        "semantic_weight": 10.0,
+        "appearance_weight": 0.0,
+        "norm_weight": 0.01,
+        "step_weights": (1.0,),
+        "views": 1,
+        "candidates": 1,
+        "target": 0.0,
+        "patience": 0,
+    } | changes
+    others = {name: value for name, value in values.items() if name not in WEIGHTS}
+    return Settings(**others, weights=loss_weights(values))
 
 
 SETTINGS = settings()
@@ -132,11 +146,31 @@ class Graph:
             "latent": latent(),
         } | changes
 
+    def scene(self, **changes) -> Scene:
+        return Scene(**self.inputs | changes)
+
+    def custom(self, denoising: Denoising) -> CustomScene:
+        """The same with a guider, sampler and sigmas of its own."""
+        names = ("vae", "encoder", "references", "latent")
+        return CustomScene(denoising, *(self.inputs[name] for name in names))
+
     def __getattr__(self, name: str):
         try:
             return self.inputs[name]
         except KeyError:
             raise AttributeError(name) from None
+
+
+def optimize(graph: Graph, sampling=SAMPLING, settings=SETTINGS, **more):
+    """`optimize_seed`, as a node calls it."""
+    with torch.inference_mode():
+        return optimize_seed(graph.scene(), sampling, settings, **told(more))
+
+
+def told(options: dict) -> dict:
+    """``options`` with what begins with "on_" as `Callbacks`."""
+    listeners = {name[3:]: options.pop(name) for name in list(options) if name.startswith("on_")}
+    return options | ({"callbacks": Callbacks(**listeners)} if listeners else {})
 
 
 def run_node(node, **inputs):

@@ -35,18 +35,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from pocket.atlas import atlas_fonts, load_atlas, paint_glyphs
-from pocket.drawing import RGB, TAIL_ORDER, colour_pairs, jitter, paint
-from pocket.glyphs import LETTERS
+from pocket.drawing import RGB, TAIL_ORDER, color_pairs, jitter, paint
+from pocket.drawing import LETTERS
 
-RARE, FREQUENT = TAIL_ORDER[-8:], TAIL_ORDER[:-8]
-REAL_GROUP, TEST_GROUP = "test", "report"
+RARE = TAIL_ORDER[-8:]
+FREQUENT = TAIL_ORDER[:-8]
+REAL_GROUP = "test"
+TEST_GROUP = "report"
 RIVALS = ("real", "augmented", "balanced", "adjusted", "plain")
 ARMS = (*RIVALS, "seedselect", "seen fonts", "more real")
 SHOTS = (1, 2, 4, 8)
 MADE = 16  # generated pictures of each rare letter, at most
 GENERATED_SHARE = 0.5  # of the rare classes' training pictures, in arms that have such
-STEPS, QUICK_STEPS, BATCH = 500, 125, 64
-LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 4e-3, 0.05, 0.05
+STEPS = 500
+QUICK_STEPS = 125
+BATCH = 64
+LEARNING_RATE = 4e-3
+WEIGHT_DECAY = 0.05
+SMOOTHING = 0.05
 
 
 def real_images(letter: str, n: int, draw: int) -> torch.Tensor:
@@ -60,7 +66,9 @@ def real_images(letter: str, n: int, draw: int) -> torch.Tensor:
     """
     generator = torch.Generator().manual_seed(7919 * draw + LETTERS.index(letter))
     fonts = atlas_fonts()[REAL_GROUP]
-    first, others, families = [], [], set()
+    first = []
+    others = []
+    families = set()
     for font in torch.randperm(len(fonts), generator=generator).tolist():
         (others if fonts[font]["family"] in families else first).append(font)
         families.add(fonts[font]["family"])
@@ -73,7 +81,7 @@ def known_glyphs(letter: str, count: int, draw: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(6091 * draw + LETTERS.index(letter))
     seen = load_atlas("seen")[letter]
     masks = seen[torch.arange(count) % len(seen)]
-    ink, ground = colour_pairs(count, generator)
+    ink, ground = color_pairs(count, generator)
     return paint(jitter(masks, generator), RGB[ink], RGB[ground]).movedim(1, -1)
 
 
@@ -116,7 +124,8 @@ def augment(ink: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.rand(*shape, generator=generator)
 
     angle, shear, x, y, dx, dy = ((uniform(count) * 2 - 1) for _ in range(6))
-    angle, shear = angle * 0.26, shear * 0.3
+    angle = angle * 0.26
+    shear = shear * 0.3
     stretch = torch.stack([torch.exp(0.26 * x), torch.exp(0.26 * y)], 1)
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
     slant = torch.eye(2).repeat(count, 1, 1)
@@ -129,7 +138,8 @@ def augment(ink: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     result = F.grid_sample(ink, grid + bend.movedim(1, -1), align_corners=False)
 
     weight = uniform(count, 1, 1, 1) * 1.6 - 0.8
-    bold, thin = F.max_pool2d(result, 3, 1, 1), -F.max_pool2d(-result, 3, 1, 1)
+    bold = F.max_pool2d(result, 3, 1, 1)
+    thin = -F.max_pool2d(-result, 3, 1, 1)
     # Thinning a hairline would erase it: at most half way.
     result = torch.where(weight > 0, result.lerp(bold, weight), result.lerp(thin, -weight * 0.6))
     blur = uniform(count, 1, 1, 1) * (uniform(count, 1, 1, 1) < 0.5)
@@ -160,7 +170,8 @@ def build_classifier() -> nn.Module:
 @functools.lru_cache(maxsize=4)
 def _frequent_strokes(draw: int) -> dict[str, torch.Tensor]:
     """Strokes of the frequent letters' real pictures, in colours that depend on the draw."""
-    generator, seen = torch.Generator().manual_seed(5077 * draw + 1), load_atlas("seen")
+    generator = torch.Generator().manual_seed(5077 * draw + 1)
+    seen = load_atlas("seen")
     return {
         letter: strokes(paint_glyphs(seen[letter], generator).movedim(1, -1)) for letter in FREQUENT
     }
@@ -299,7 +310,8 @@ def nearest_centroid(encoder: Callable[[torch.Tensor], torch.Tensor], n: int, dr
     Classes have the same real pictures as in `run`; embeddings are of unit length.
     """
     generator = torch.Generator().manual_seed(5077 * draw + 1)
-    seen, centroids = load_atlas("seen"), []
+    seen = load_atlas("seen")
+    centroids = []
 
     def embed(images: torch.Tensor) -> torch.Tensor:
         return F.normalize(encoder(images).float(), dim=1)

@@ -44,7 +44,7 @@ def run(world, path: Path, made: Path, arm: str, n: int, draw: int, quick: bool)
         return how | classification.run(arm, n, draw, reals=draw, quick=quick, **generated)
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = {}
     for n in dict.fromkeys(unit["n"] for unit in found.values()):
         own = [unit for unit in found.values() if unit["n"] == n]

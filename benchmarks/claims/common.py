@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from pocket_world import COLOURS, SAMPLING, PocketWorld, colours_right
+from pocket_world import COLORS, SAMPLING, PocketWorld, colors_right
 
 import numpy as np
 import torch
 
 from pocket.atlas import load_atlas, paint_glyphs
 from pocket.drawing import TAIL_ORDER, prompt
-from pocket.glyphs import LETTERS
-from seedselect_core.losses import semantic_loss
-from seedselect_core.optimize import optimize_seed
+from pocket.drawing import LETTERS
+from seedselect_core.likeness.losses import semantic_loss
+from seedselect_core.search.optimize import optimize_seed
 from seedselect_core.references import ReferenceSet, combine, reference_set_from_batch
-from seedselect_core.settings import Settings
-from seedselect_core.targets import build_targets
-from seedselect_core.vae_codec import VaeCodec
-from seedselect_core.views import see
+from seedselect_core.search.settings import Settings
+from seedselect_core.likeness.targets import build_targets
+from seedselect_core.likeness.vae import VaeCodec
+from seedselect_core.likeness.views import apply_views
 
 RARE = TAIL_ORDER[-8:]
 # Settings were chosen on three of the first four. The last four, the rarest, were held out, but for
@@ -47,11 +47,11 @@ def references(letter: str, count: int, draw: int) -> ReferenceSet:
     return reference_set_from_batch(paint_glyphs(*glyphs(letter, count, draw)).movedim(1, -1))
 
 
-def colour_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]:
+def color_pairs_of(letter: str, count: int, draw: int) -> list[tuple[str, str]]:
     """Ink and ground for each of ``count`` prompts."""
     generator = generator_of("colours", letter, draw)
-    order = [torch.randperm(len(COLOURS), generator=generator)[:2].tolist() for _ in range(count)]
-    return [(COLOURS[ink], COLOURS[ground]) for ink, ground in order]
+    order = [torch.randperm(len(COLORS), generator=generator)[:2].tolist() for _ in range(count)]
+    return [(COLORS[ink], COLORS[ground]) for ink, ground in order]
 
 
 def prompts(world: PocketWorld, wanted: Sequence[tuple[str, str, str]]) -> list:
@@ -89,16 +89,10 @@ def optimized(
     refs = refs or [references(letter, reference_count, draw) for letter, draw in groups]
     ends = list(accumulate(len(own) for own in refs))
     subsets = [list(range(end - len(own), end)) for own, end in zip(refs, ends, strict=True)]
-    pairs = [colour_pairs_of(letter, count, draw) for letter, draw in groups]
+    pairs = [color_pairs_of(letter, count, draw) for letter, draw in groups]
     wanted = [(x, *pair) for (x, _), own in zip(groups, pairs, strict=True) for pair in own]
     seed, drawn, _ = optimize_seed(
-        world.model,
-        prompts(world, wanted),
-        world.negative,
-        world.vae,
-        world.encoder,
-        combine(*refs),
-        {"samples": torch.zeros(len(wanted), 4, 8, 8)},
+        world.scene(prompts(world, wanted), combine(*refs), len(wanted)),
         sampling.override(seed=number_of(*groups[0])),
         settings,
         subsets=[own for own in subsets for _ in range(count)],
@@ -128,11 +122,11 @@ def optimized(
 def verdicts(world: PocketWorld, images: torch.Tensor, letter: str, pairs) -> dict:
     """Per picture: "right", the share of the two judges that read the letter; "colours"."""
     answers = list(world.right(images, letter).values())
-    colours = [
-        bool(colours_right(image[None], *pair).all())
+    colors = [
+        bool(colors_right(image[None], *pair).all())
         for image, pair in zip(images, pairs, strict=True)
     ]
-    return {"right": [sum(both) / 2 for both in zip(*answers, strict=True)], "colours": colours}
+    return {"right": [sum(both) / 2 for both in zip(*answers, strict=True)], "colours": colors}
 
 
 def semantic_alike(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet) -> list[float]:
@@ -142,11 +136,10 @@ def semantic_alike(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet)
         world.encoder,
         VaeCodec(world.vae),
         world.model.model.process_latent_in,
-        images.shape[2],
-        images.shape[1],
+        (images.shape[2], images.shape[1]),
         views=4,
     )
-    embeddings = world.encoder(see(images, targets.views)).unflatten(0, (-1, len(images)))
+    embeddings = world.encoder(apply_views(images, targets.views)).unflatten(0, (-1, len(images)))
     return semantic_loss(embeddings, targets.semantic).mean(0).tolist()
 
 
@@ -172,7 +165,7 @@ def cost(settings: Settings, steps: int = SAMPLING.steps) -> int:
     s = settings
     exact = min(s.gradient_steps or steps, steps)
     drafted = s.candidates > 1 and 0 < s.draft_steps < steps
-    starts = (1 if drafted else s.candidates) + s.neighbours
+    starts = (1 if drafted else s.candidates) + s.neighbors
     if starts == 1 and s.iterations > 0:
         starts = 0
     drafts = s.candidates * s.draft_steps if drafted else 0

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from pocket.atlas import load_atlas, paint_glyphs
-from pocket.drawing import COLOURS, RGB, paint
-from pocket.glyphs import LETTERS
-from pocket.judges import normalise
-from seedselect_core.diversity import diversity_report
+from pocket.drawing import COLORS, RGB, paint
+from pocket.drawing import LETTERS
+from pocket.judges import normalize
+from seedselect_core.sets.diversity import diversity_report
 
 from . import sets
 from .classification import REAL_GROUP, known_glyphs, real_images
@@ -33,12 +33,12 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     known = len(load_atlas(REAL_GROUP))
     real = torch.cat([real_images(letter, known, 0)[count:], others])
     every = {name: x.float() / 255 for name, x in sets.stored(made, letter, count, 0).items()}
-    every["real glyphs in the set's colours"] = _in_colours_of_the_set(letter, count)
+    every["real glyphs in the set's colours"] = _in_colors_of_the_set(letter, count)
     every["fonts the model has seen"] = known_glyphs(letter, sets.MANY, 0)
     judge = torch.nn.Sequential(*list(world.judges["plain"].children())[:-1])
     eyes = {
         "the encoder of the loss": world.encoder,
-        "a judge": lambda images: judge(normalise(images.movedim(-1, 1))),
+        "a judge": lambda images: judge(normalize(images.movedim(-1, 1))),
     }
     found = {}
     for eye, see in eyes.items():
@@ -58,18 +58,18 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     return {"letter": letter, "eyes": found}
 
 
-def _in_colours_of_the_set(letter: str, count: int) -> torch.Tensor:
+def _in_colors_of_the_set(letter: str, count: int) -> torch.Tensor:
     """As many real glyphs as a set has pictures, IMAGE, in the pairs of colours that it has."""
     masks = torch.cat([load_atlas(x)[:, LETTERS.index(letter)] for x in (REAL_GROUP, "report")])
     masks = masks[torch.randperm(len(masks), generator=generator_of("colours", letter))]
     calls = sets.calls(letter, count, 0, sets.MANY)
     pairs = [pair for own in calls.values() for pair in own]
     pairs = [pairs[number % len(pairs)] for number in range(sets.MANY)]
-    ink, ground = ([COLOURS.index(pair[i]) for pair in pairs] for i in (0, 1))
+    ink, ground = ([COLORS.index(pair[i]) for pair in pairs] for i in (0, 1))
     return paint(masks[: sets.MANY].float() / 255, RGB[ink], RGB[ground]).movedim(1, -1)
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = {}
     for eye, some in next(iter(found.values()))["eyes"].items():
         letters = {unit["letter"]: unit["eyes"][eye] for unit in found.values()}

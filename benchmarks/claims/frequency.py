@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pocket_world import FONTS_SEEN
 
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.settings import PRESETS, Settings
 
 from . import readings
 from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
@@ -14,7 +14,8 @@ NAME = "frequency"
 DEPENDS = (readings,)
 PLAIN = Settings(iterations=0)
 # Draws of references, prompts and first noise, and pictures of each.
-OF_A_RARE_LETTER, OF_ANOTHER = (3, 6), (2, 1)
+OF_A_RARE_LETTER = (3, 6)
+OF_ANOTHER = (2, 1)
 SIDE_BY_SIDE = 3  # of the other letters
 
 
@@ -44,7 +45,7 @@ def run(world, path: Path, letters: str, draws: int, count: int) -> dict:
     }
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     groups = {
         when: [group for unit in found.values() for group in unit[when]]
         for when in ("without", "with")

@@ -19,7 +19,8 @@ def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True
     for letter, values in groups:
         letters.setdefault(letter, []).append(np.asarray(values, float))
     everything = np.concatenate([values for own in letters.values() for values in own])
-    mean, count = float(everything.mean()), len(everything)
+    mean = float(everything.mean())
+    count = len(everything)
     if shares and mean in (0.0, 1.0) and np.ptp(everything) == 0:
         low, high = binomtest(round(mean * count), count).proportion_ci(method="wilson")
     else:
@@ -39,7 +40,8 @@ def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> np.ndarray
     """Means of ``times`` samples, all made at once."""
     rng = np.random.default_rng(0)
     often = rng.multinomial(len(letters), [1 / len(letters)] * len(letters), times)
-    sums, counts = np.zeros(times), np.zeros(times)
+    sums = np.zeros(times)
+    counts = np.zeros(times)
     for own, copies in zip(letters, often.T, strict=True):
         sizes = np.array([len(values) for values in own])
         padded = np.zeros((len(own), sizes.max()))

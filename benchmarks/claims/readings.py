@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pocket.atlas import load_atlas, paint_glyphs
-from pocket.glyphs import LETTERS
+from pocket.drawing import LETTERS
 
 from .common import generator_of
 

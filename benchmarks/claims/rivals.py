@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from pocket_world import SAMPLING
 
-from seedselect_core.geometry import shell_centroid, shell_path
-from seedselect_core.inversion import invert_images
+from seedselect_core.seeds.geometry import shell_centroid, shell_path
+from seedselect_core.chain.inversion import Refinement, invert_images
+from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.references import combine
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.settings import PRESETS, Settings
 
 from .common import (
     HELD_OUT,
-    colour_pairs_of,
+    color_pairs_of,
     cost,
     figures,
     number_of,
@@ -40,13 +41,15 @@ RENO = Settings(
     optimizer="sgd",
     schedule="constant",
     clip_norm=0.1,
-    semantic_weight=1.0,
-    norm_weight=0.01,
+    weights=LossWeights(semantic=1.0, norm=0.01),
     views=1,
 )
 # AdamW on the plain semantic loss, as a first trial on these letters had it.
 PLAIN_DESCENT = Settings(
-    learning_rate=0.1, schedule="constant", semantic_weight=10.0, norm_weight=0.01, views=1
+    learning_rate=0.1,
+    schedule="constant",
+    weights=LossWeights(semantic=10.0, norm=0.01),
+    views=1,
 )
 OURS = {
     # No gradient is to be had for so little. Views cost no evaluation of the model.
@@ -58,7 +61,7 @@ OURS = {
 METHODS = {
     "random": lambda budget: Settings(iterations=0),
     "best of N": lambda budget: Settings(iterations=0, candidates=budget // STEPS),
-    "zero-order search": lambda budget: Settings(iterations=0, neighbours=budget // STEPS - 1),
+    "zero-order search": lambda budget: Settings(iterations=0, neighbors=budget // STEPS - 1),
     "ReNO's settings": lambda budget: within(budget, RENO),
     "plain descent": lambda budget: within(budget, PLAIN_DESCENT),
     "published SeedSelect": lambda budget: within(budget, PAPER),
@@ -93,7 +96,8 @@ def run(
         found, spent = _from_inverted(world, groups, count, refs, budget)
     else:
         settings = METHODS[method](budget)
-        found, spent = optimized(world, groups, count, settings, refs=refs), cost(settings)
+        found = optimized(world, groups, count, settings, refs=refs)
+        spent = cost(settings)
     if budget == max(BUDGETS):
         # Two draws, a row for each method: what a judge did not read can be looked at.
         images = torch.cat([group["images"][:1] for group in found if group["draw"] in draws[:2]])
@@ -111,7 +115,7 @@ def run(
 
 def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> tuple[list, int]:
     """References inverted to noise at guidance 1; their centroid and the paths to it start."""
-    wanted = [(x, *pair) for x, draw in groups for pair in colour_pairs_of(x, REFERENCES, draw)]
+    wanted = [(x, *pair) for x, draw in groups for pair in color_pairs_of(x, REFERENCES, draw)]
     spent = STEPS * REFERENCES // count  # one refinement a step and reference, shared by the seeds
     inverted = invert_images(
         world.model,
@@ -120,20 +124,20 @@ def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> 
         world.vae,
         combine(*refs).resized(64, 64),
         SAMPLING.override(seed=number_of(*groups[0]), cfg=1.0),
-        refinements=1,
+        refinement=Refinement(1),
     ).seed
     starts = []
     for noises in inverted.noise.split(REFERENCES):
-        centre = shell_centroid(noises)
+        center = shell_centroid(noises)
         # Each seed starts halfway between the centroid and one of the references.
-        starts += [shell_path(centre, noise, 3)[1] for noise in noises[:count]]
+        starts += [shell_path(center, noise, 3)[1] for noise in noises[:count]]
     settings = within(budget - spent, PAPER)
     start = replace(inverted, noise=torch.stack(starts), sampling=SAMPLING)
     found = optimized(world, groups, count, settings, refs=refs, start=start)
     return found, spent + cost(settings)
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = []
     for method in METHODS:
         for budget in BUDGETS:

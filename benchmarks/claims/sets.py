@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pocket_world import COLOURS, SAMPLING
+from pocket_world import COLORS, SAMPLING
 
-from seedselect_core.bootstrap import SetSettings, make_set
+from seedselect_core.sets.bootstrap import SetSettings, make_set
 from seedselect_core.references import reference_set_from_batch
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.settings import PRESETS, Settings
 
 from . import classification
 from .classification import MADE, real_images
@@ -29,7 +29,8 @@ MANY = 100
 # A call has a batch's prompts, and a real set has glyphs of all colours: so many of one call, and
 # no pair of colours twice. (In half as many pairs even real glyphs are less various than real ones,
 # seen by the encoder of the loss.)
-PART, BATCH = 16, 8
+PART = 16
+BATCH = 8
 
 
 def units(quick: bool) -> dict[str, dict]:
@@ -54,7 +55,7 @@ def stored(folder: Path, letter: str, count: int, draw: int) -> dict[str, torch.
 def calls(letter: str, count: int, draw: int, wanted: int) -> dict[int, list[tuple[str, str]]]:
     """Of each call of `make_set` its own draw, and a pair of colours for each of its batch."""
     first = 1000 * draw + 20 + count
-    pairs = list(permutations(COLOURS, 2))
+    pairs = list(permutations(COLORS, 2))
     order = torch.randperm(len(pairs), generator=generator_of("sets", letter, first)).tolist()
     return {
         first + 100 * number: [pairs[i] for i in order[BATCH * number : BATCH * (number + 1)]]
@@ -97,13 +98,7 @@ def run(world, path: Path, letter: str, count: int, draw: int, wanted: int) -> d
 def _part(world, letter: str, refs, pairs: list, draw: int, wanted: int) -> dict:
     """One call of `make_set`, with a prompt for each of ``pairs`` and a batch of as many."""
     _, made = make_set(
-        world.model,
-        prompts(world, [(letter, *pair) for pair in pairs]),
-        world.negative,
-        world.vae,
-        world.encoder,
-        refs,
-        {"samples": torch.zeros(len(pairs), 4, 8, 8)},
+        world.scene(prompts(world, [(letter, *pair) for pair in pairs]), refs, len(pairs)),
         SAMPLING.override(seed=number_of(letter, draw)),
         PRESETS["default"],
         SetSettings(count=wanted),
@@ -119,7 +114,7 @@ def _part(world, letter: str, refs, pairs: list, draw: int, wanted: int) -> dict
     }
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     def of(own: list[dict]) -> dict:
         # The plain pictures of a draw do not depend on the references.
         plain = {(unit["letter"], unit["draw"]): unit["right_plain"][:MADE] for unit in own}

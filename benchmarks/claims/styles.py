@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from pocket.atlas import paint_glyphs
 from pocket.drawing import RGB, paint
 from seedselect_core.references import reference_set_from_batch
-from seedselect_core.settings import PRESETS, Settings
+from seedselect_core.search.settings import PRESETS, Settings
 
 from .common import HELD_OUT, figures, glyphs, optimized, pictures
 from .intervals import means
 
 NAME = "styles"
-SEEDS, DRAWS = 2, (9, 10)
+SEEDS = 2
+DRAWS = (9, 10)
 
 
 def flat(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -96,8 +97,9 @@ def run(world, path: Path, letters: str, draws: tuple[int, ...], style: str) -> 
     }
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    units, keys = list(found.values()), ("right", "colours", "norm")
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
+    units = list(found.values())
+    keys = ("right", "colours", "norm")
     return {
         # Which references there are makes no difference to it.
         "without": means(units[0]["without"], keys),

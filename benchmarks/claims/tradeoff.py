@@ -7,13 +7,14 @@ from pocket_world import SAMPLING
 
 from pocket.drawing import RGB, paint
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
-from seedselect_core.settings import PRESETS
+from seedselect_core.search.settings import PRESETS
 
 from .common import figures, glyphs, optimized, references
 from .intervals import means
 
 NAME = "tradeoff"
-SEEDS, DRAWS = 2, (7, 8)
+SEEDS = 2
+DRAWS = (7, 8)
 LETTERS_SHOWN = "PS"  # the two that plain sampling draws worst
 DEFAULT = PRESETS["default"]
 # What the judges most often read in plain pictures of a letter that are not that letter.
@@ -21,9 +22,9 @@ CONFUSED_WITH = {"P": "F", "S": "E"}
 # The default itself is in none of them: it has a line of its own.
 SWEEPS = {
     "appearance weight, at semantic weight 10": {
-        str(weight): {"appearance_weight": weight} for weight in (0.3, 1.0, 10.0)
+        str(weight): {"weights": {"appearance": weight}} for weight in (0.3, 1.0, 10.0)
     }
-    | {"appearance alone": {"semantic_weight": 0.0, "appearance_weight": 1.0}},
+    | {"appearance alone": {"weights": {"semantic": 0.0, "appearance": 1.0}}},
     "references": {str(count): {"references": count} for count in (1, 2, 8, 16)},
     "references of one other colour pair": {"all red on white": {"alike": True}},
     "iterations": {str(count): {"iterations": count} for count in (0, 4, 32)},
@@ -52,7 +53,8 @@ def run(
     world, path: Path, sweep: str, label: str, change: dict, letters: str, draws: tuple[int, ...]
 ) -> dict:
     change = dict(change)
-    count, alike = change.pop("references", 4), change.pop("alike", False)
+    count = change.pop("references", 4)
+    alike = change.pop("alike", False)
     more = {}
     if change.pop("contrast", False):
         more["contrast"] = references(CONFUSED_WITH[letters], 4, draws[0])
@@ -60,7 +62,7 @@ def run(
     if alike:
         more["refs"] = [_red_on_white(letter, count, draw) for letter, draw in groups]
     sampling = SAMPLING.override(steps=change.pop("steps", None), cfg=change.pop("cfg", None))
-    settings = replace(DEFAULT, **change)
+    settings = replace(DEFAULT.reweighted(**change.pop("weights", {})), **change)
     more |= {"reference_count": count, "sampling": sampling}
     found = optimized(world, groups, SEEDS, settings, **more)
     return {"sweep": sweep, "label": label, "groups": [figures(group) for group in found]}
@@ -72,7 +74,7 @@ def _red_on_white(letter: str, count: int, draw: int) -> ReferenceSet:
     return reference_set_from_batch(images.movedim(1, -1))
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     lines: dict[str, dict[str, list]] = {}
     for unit in found.values():
         lines.setdefault(unit["sweep"], {}).setdefault(unit["label"], []).extend(unit["groups"])

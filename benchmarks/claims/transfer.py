@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from pocket_world import SAMPLING
 
-from seedselect_core.optimize import sample_from_seed
-from seedselect_core.settings import PRESETS
+from seedselect_core.chain.sampling import sample_from_seed
+from seedselect_core.search.settings import PRESETS
 
 from .common import (
     HELD_OUT,
-    colour_pairs_of,
+    color_pairs_of,
     generator_of,
     optimized,
     prompts,
@@ -19,7 +19,8 @@ from .common import (
 from .intervals import mean_and_interval
 
 NAME = "transfer"
-SEEDS, DRAWS = 4, (11, 13)
+SEEDS = 4
+DRAWS = (11, 13)
 OTHERS = {
     "as found": {},
     "4 steps": {"steps": 4},
@@ -59,7 +60,7 @@ def run(world, path: Path, letters: str, steps: int, draws: tuple[int, ...], cou
         change = dict(change)
         pairs = [group["pairs"] for group in found]
         if change.pop("colours", False):
-            pairs = [colour_pairs_of(letter, count, draw + 1) for letter, draw in groups]
+            pairs = [color_pairs_of(letter, count, draw + 1) for letter, draw in groups]
         wanted = [(x, *pair) for (x, _), own in zip(groups, pairs, strict=True) for pair in own]
         how = optimum.sampling.override(**change)
         for key, seed in seeds.items():
@@ -72,7 +73,7 @@ def run(world, path: Path, letters: str, steps: int, draws: tuple[int, ...], cou
     return {"steps": steps, "groups": rows}
 
 
-def summarise(found: dict[str, dict], folder: Path, output: Path) -> dict:
+def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     return {
         "table": {
             f"found with {unit['steps']} steps": {

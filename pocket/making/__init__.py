@@ -1,0 +1,1 @@
+"""What made the pocket model; nothing that ships needs it."""

@@ -1,0 +1,138 @@
+"""Glyph masks from font files: the only data of the pocket model.
+
+Debian's package ``texlive-fonts-extra`` holds some 5,400 font files. Unpack it without installing:
+
+    apt-get download texlive-fonts-extra && dpkg -x texlive-fonts-extra_*.deb fonts
+    python -m pocket.making.glyphs --fonts fonts --work WORK
+
+writes ``WORK/glyphs.npz``: ``masks`` uint8 [N, 26, 64, 64] (capital A to Z, centred, longer side 46
+pixels, 255 where there is ink), ``paths`` and ``families`` [N], and ``split`` [N] (``train``,
+``judge`` or ``unseen``). The split is by font family, never by file, so that the bold cut of a face
+that was trained on cannot turn up among the unseen ones.
+"""
+
+import argparse
+import hashlib
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..drawing import LETTERS, SIZE
+
+LONGER_SIDE = 46
+EXTENSIONS = {".otf", ".ttf", ".pfb"}
+SPLITS = (("train", 0.75), ("judge", 0.10), ("unseen", 0.15))
+
+
+class Glyphs:
+    """The masks of one split, uint8 [N, 26, 64, 64], ornaments left out."""
+
+    def __init__(self, work: Path, split: str):
+        with np.load(work / "glyphs.npz") as file:
+            keep = file["split"] == split
+            if (work / "real_letters.npy").exists():
+                keep &= np.load(work / "real_letters.npy")
+            self.masks = torch.from_numpy(file["masks"][keep])
+            self.paths = file["paths"][keep]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def glyph_mask(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray | None:
+    """Ink of ``text`` as uint8 [64, 64], longer side 46, centred; None where nothing is drawn."""
+    left, top, right, bottom = font.getbbox(text)
+    width = int(right - left)
+    height = int(bottom - top)
+    if not (0 < width < 2000 and 0 < height < 2000):
+        return None
+    canvas = Image.new("L", (width + 8, height + 8))
+    ImageDraw.Draw(canvas).text((4 - left, 4 - top), text, font=font, fill=255)
+    box = canvas.getbbox()
+    if box is None:
+        return None
+    ink = canvas.crop(box)
+    scale = LONGER_SIDE / max(ink.size)
+    ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)
+    mask = Image.new("L", (SIZE, SIZE))
+    mask.paste(ink, ((SIZE - ink.width) // 2, (SIZE - ink.height) // 2))
+    return np.asarray(mask)
+
+
+def render_font(path: Path) -> np.ndarray | None:
+    """All capitals of a font, uint8 [26, 64, 64]; None where it lacks some or draws them alike."""
+    try:
+        font = ImageFont.truetype(str(path), 160)
+        missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
+        masks = []
+        for letter in LETTERS:
+            ink = font.getmask(letter)
+            if ink.getbbox() is None or (ink.getbbox(), bytes(ink)) == missing:
+                return None
+            mask = glyph_mask(font, letter)
+            if mask is None:
+                return None
+            masks.append(mask)
+    except (OSError, ValueError, MemoryError):
+        return None
+    distinct = len({mask.tobytes() for mask in masks})
+    return np.stack(masks) if distinct >= 24 else None
+
+
+def family_of(path: Path, root: Path) -> str:
+    """Foundry and family: the two folders above the file in the TeX tree."""
+    return "/".join(path.relative_to(root).parts[-3:-1])
+
+
+def split_of(family: str) -> str:
+    """A split drawn from the family's name, so that adding fonts moves no other family."""
+    position = int(hashlib.sha256(family.encode()).hexdigest()[:8], 16) / 2**32
+    for name, share in SPLITS:
+        if position < share:
+            return name
+        position -= share
+    return SPLITS[-1][0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fonts", type=Path, required=True, help="folder with unpacked fonts")
+    parser.add_argument("--work", type=Path, required=True, help="where glyphs.npz goes")
+    args = parser.parse_args()
+    target = args.work / "glyphs.npz"
+    if target.exists():
+        print(f"{target} exists, nothing to do")
+        return
+    args.work.mkdir(parents=True, exist_ok=True)
+    paths = sorted(p for p in args.fonts.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    seen = set()
+    masks = []
+    kept = []
+    with ProcessPoolExecutor() as pool:
+        for path, rendered in zip(paths, pool.map(render_font, paths, chunksize=16), strict=True):
+            if rendered is None:
+                continue
+            # The same outlines ship as .otf and .pfb; at 16 pixels with few greys they coincide.
+            small = rendered.reshape(26, 16, 4, 16, 4).mean((2, 4)) // 48
+            key = small.astype(np.uint8).tobytes()
+            if key not in seen:
+                seen.add(key)
+                masks.append(rendered)
+                kept.append(path)
+    families = [family_of(path, args.fonts) for path in kept]
+    np.savez_compressed(
+        target,
+        masks=np.stack(masks),
+        paths=[str(path.relative_to(args.fonts)) for path in kept],
+        families=families,
+        split=[split_of(family) for family in families],
+    )
+    counts = {name: sum(split_of(f) == name for f in families) for name, _ in SPLITS}
+    print(f"{len(kept)} of {len(paths)} fonts, {len(set(families))} families, split {counts}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""Layers of the host whose kernels or in-place arithmetic autograd cannot follow.
+
+| what is patched | why | what puts it back |
+| --- | --- | --- |
+| sage and flash attention, int8 attention | no backward | `differentiable_attention` |
+| `optimized_attention_override` of a node | perhaps none | `differentiable_attention` |
+| rotary kernels of `comfy_kitchen` | no backward | `differentiable_rope` |
+| rotary embeddings of LTX Video | rounded otherwise | `lightricks_rope_as_sampled` |
+| layer norms of the host's CLIP | overwritten input | `layer_norms_keep_their_input` |
+| `comfy.utils.bislerp` | an infinite slope | `differentiable_slerp` |
+| saved activations | overwritten | `protect_overwritten_activations` |
+
+Tried on the hosts that docs/hosts.md lists as proven.
+
+Sage and flash attention as the host calls them cannot be differentiated. They approximate the same
+function as PyTorch's attention, so its gradient, at the same queries, keys and values, is theirs up
+to that approximation; and what the model draws stays what it draws in sampling. An override that a
+node has put on the model may be such a kernel, or something else altogether. It is asked once: what
+has a gradient is left alone, what has none must at least give what PyTorch gives.
+
+Rotary embeddings: some models call the kernels of comfy_kitchen whether they are trained or not
+(Cosmos Predict 2, Anima, JoyImage), or one of them in training too (ERNIE-Image).
+
+Activations: transformers of the host add to the residual stream in place
+(`img += attention(norm(img))`), after a layer norm has saved that stream for its backward pass.
+Autograd refuses this in an ordinary graph. Inside a checkpoint it does not: what the second run of
+a prediction saves is handed over without the check, and the gradient is wrong without a word (by
+5 % for Flux).
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+
+import comfy.clip_model
+import comfy.ldm.modules.attention as host
+import comfy.model_management
+import comfy.utils
+import comfy_kitchen
+import comfy_kitchen.backends.eager
+import torch
+from torch.autograd.function import once_differentiable
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from ..errors import SeedSelectError
+from .needs import Need, closure, exchanged, serves
+
+LIGHTRICKS = "comfy.ldm.lightricks"
+NEEDS = (
+    Need("comfy.ldm.modules.attention:attention_pytorch", ("q", "k", "v", "heads")),
+    Need("comfy.ldm.modules.attention:attention_sage", cell="func"),
+    Need("comfy.ldm.modules.attention:attention3_sage", cell="func"),
+    Need("comfy.ldm.modules.attention:attention_flash", cell="func"),
+    Need("comfy_kitchen.backends.eager:apply_rope"),
+    Need("comfy.ldm.lightricks.model:apply_rotary_emb", family=LIGHTRICKS),
+    Need("comfy.clip_model:CLIPLayer"),
+    Need("comfy.utils:bislerp", ("samples", "width", "height")),
+)
+
+
+# ---------------------------------------------------------------- attention
+
+WITHOUT_BACKWARD = ("attention_sage", "attention3_sage", "attention_flash")
+OVERRIDE = "optimized_attention_override"
+# Largest difference from PyTorch's attention, relative to it: 8 and 4 bits stay below.
+LIMIT = 0.3
+
+
+class _Attention(torch.autograd.Function):
+    """``kernel(q, k, v)``, with the gradient of ``reference(q, k, v)``."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, kernel, reference):
+        ctx.save_for_backward(q, k, v)
+        ctx.reference = reference
+        return kernel(q, k, v)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            output = ctx.reference(*inputs)
+        return *torch.autograd.grad(output, inputs, gradient), None, None
+
+
+def _attend(kernel: Callable, q, k, v, args: tuple, options: dict):
+    """``kernel(q, k, v, *args, **options)`` with the gradient of PyTorch's attention."""
+    # The host's wrapper must not ask for the override once more.
+    inner = {**options, "_inside_attn_wrapper": True}
+    return _Attention.apply(
+        q,
+        k,
+        v,
+        lambda q, k, v: kernel(q, k, v, *args, **options),
+        lambda q, k, v: host.attention_pytorch(q, k, v, *args, **inner),
+    )
+
+
+def _with_gradient(kernel: Callable) -> Callable:
+    def attention(q, k, v, *args, **options):
+        if not any(x.requires_grad for x in (q, k, v)):
+            return kernel(q, k, v, *args, **options)
+        return _attend(kernel, q, k, v, args, options)
+
+    return attention
+
+
+def _has_gradient(compute: Callable, reference: Callable, inputs: list[torch.Tensor]) -> bool:
+    """Whether autograd can go through ``compute``.
+
+    Raises:
+        SeedSelectError: it cannot, and what is computed is no attention either.
+    """
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    # A checkpoint around this must neither see nor count what is saved here.
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        output = compute(*inputs)
+        with contextlib.suppress(RuntimeError):
+            torch.autograd.grad(output.float().sum(), inputs)
+            return True
+    with torch.no_grad():
+        expected = reference(*inputs)
+    if not (output - expected).norm() <= LIMIT * expected.norm():
+        raise SeedSelectError(
+            "model: a node has replaced the attention by something that has no gradient and is not "
+            "an attention kernel. Disconnect that node for the optimization."
+        )
+    return False
+
+
+def _checked(override: Callable) -> Callable:
+    answers: dict[Callable, bool] = {}
+
+    def attention(kernel, q, k, v, *args, **options):
+        if not any(x.requires_grad for x in (q, k, v)):
+            return override(kernel, q, k, v, *args, **options)
+
+        def compute(q, k, v):
+            return override(kernel, q, k, v, *args, **options)
+
+        if kernel not in answers:
+            inner = {**options, "_inside_attn_wrapper": True}
+            answers[kernel] = _has_gradient(
+                compute, lambda q, k, v: host.attention_pytorch(q, k, v, *args, **inner), [q, k, v]
+            )
+        if answers[kernel]:
+            return compute(q, k, v)
+        return _attend(lambda q, k, v, *_, **__: compute(q, k, v), q, k, v, args, options)
+
+    return attention
+
+
+@contextlib.contextmanager
+def differentiable_attention(transformer_options: dict) -> Iterator[None]:
+    """Give every attention of the host a gradient.
+
+    Args:
+        transformer_options: of the model options that are sampled with; what a node has put there
+            as override is exchanged meanwhile.
+    """
+    override = transformer_options.get(OVERRIDE)
+    cells = []
+    try:
+        for name in WITHOUT_BACKWARD:
+            # Half a hundred modules hold the wrapper by name, so what it wraps is exchanged.
+            cell = closure(getattr(host, name, None)).get("func")
+            if cell is None:
+                continue  # `NEEDS` says so, and the gradient is checked first
+            cells.append((cell, cell.cell_contents))
+            cell.cell_contents = _with_gradient(cell.cell_contents)
+        if override is not None:
+            transformer_options[OVERRIDE] = _checked(override)
+        yield
+    finally:
+        for cell, kernel in cells:
+            cell.cell_contents = kernel
+        if override is not None:
+            transformer_options[OVERRIDE] = override
+
+
+# ---------------------------------------------------------------- rotary embeddings
+
+KERNELS = tuple(
+    f"{work}_rope{layout}{inputs}"
+    for work in ("apply", "rms")
+    for layout in ("", "_split_half")
+    for inputs in ("", "1")
+)
+
+
+class _Rope(torch.autograd.Function):
+    """Values of the kernel that the host would run, derivative of the formula that it computes."""
+
+    @staticmethod
+    def forward(ctx, values, formula, *args):
+        ctx.formula = formula
+        ctx.others = [None if isinstance(x, torch.Tensor) else x for x in args]
+        ctx.places = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
+        ctx.save_for_backward(*(args[i] for i in ctx.places))
+        return values(*args)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        args = list(ctx.others)
+        needed = ctx.needs_input_grad[2:]
+        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
+            args[i] = tensor.detach().requires_grad_(needed[i])
+        with torch.enable_grad():
+            outputs = ctx.formula(*args)
+        places = [i for i in ctx.places if needed[i]]
+        found = torch.autograd.grad(outputs, [args[i] for i in places], gradients)
+        result = [None] * len(args)
+        for i, gradient in zip(places, found, strict=True):
+            result[i] = gradient
+        return None, None, *result
+
+
+def _differentiable(formula, kernel):
+    signature = inspect.signature(kernel)
+
+    def rope(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        # No kernel takes float64; comfy_kitchen would refuse it.
+        values = formula if bound.args[0].dtype == torch.float64 else kernel
+        return _Rope.apply(values, formula, *bound.args)
+
+    return rope
+
+
+@contextlib.contextmanager
+def differentiable_rope() -> Iterator[None]:
+    """Give comfy_kitchen's rotary embeddings a backward pass; their values stay as they are.
+
+    The backward pass computes the plain PyTorch formula again, which comfy_kitchen itself falls
+    back on where it has no kernel.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in KERNELS:  # older versions have fewer of them
+            formula = getattr(comfy_kitchen.backends.eager, name, None)
+            if formula is not None:
+                make = functools.partial(_differentiable, formula)
+                stack.enter_context(exchanged(comfy_kitchen, name, make))
+        yield
+
+
+# ---------------------------------------------------------------- rotary embeddings of LTX Video
+
+LIGHTRICKS_ROPES = ("apply_rotary_emb", "apply_rotary_emb_qk")
+
+
+def _as_sampled(function):
+    @functools.wraps(function)
+    def rope(*args):
+        with exchanged(comfy.model_management, "in_training", lambda before: False):
+            return function(*args)
+
+    return rope
+
+
+@contextlib.contextmanager
+def lightricks_rope_as_sampled(model: torch.nn.Module) -> Iterator[None]:
+    """Let LTX Video run the kernels of stock sampling. They need `differentiable_rope`.
+
+    The host computes these embeddings by another formula in training, which rounds otherwise, so
+    that the optimized picture would differ from the sampled one in its last bits.
+
+    Args:
+        model: the diffusion model; one of another family is left alone.
+    """
+    if not serves(LIGHTRICKS, type(model).__module__):
+        yield
+        return
+    module = importlib.import_module(f"{LIGHTRICKS}.model")
+    with contextlib.ExitStack() as stack:
+        for name in LIGHTRICKS_ROPES:  # older versions have the first only
+            stack.enter_context(exchanged(module, name, _as_sampled))
+        yield
+
+
+# ---------------------------------------------------------------- layer norms
+
+
+@contextlib.contextmanager
+def layer_norms_keep_their_input(model: torch.nn.Module) -> Iterator[None]:
+    """Let CLIPLayer's `x += attention(layer_norm1(x))` run under autograd.
+
+    The layer norm saves x for its backward pass and the addition then overwrites it, which
+    autograd refuses. For the length of the call each layer norm gets a copy; values are the same.
+    """
+    norms = [
+        norm
+        for layer in model.modules()
+        if isinstance(layer, comfy.clip_model.CLIPLayer)
+        for norm in (layer.layer_norm1, layer.layer_norm2)
+    ]
+    handles = [n.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for n in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ---------------------------------------------------------------- spherical upscaling
+
+_PARALLEL = 1 - 1e-5  # from here on the host overwrites
+
+
+class _FiniteSlopes(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.acos:
+            (cosine,) = args
+            args = (torch.where(cosine.abs() > _PARALLEL, 0.0, cosine),)
+        return function(*args, **kwargs or {})
+
+
+@contextlib.contextmanager
+def differentiable_slerp() -> Iterator[None]:
+    """Keep slopes finite where `comfy.utils.bislerp` overwrites; its values are the same."""
+
+    def differentiable(before: Callable) -> Callable:
+        def bislerp(samples, width, height):
+            with _FiniteSlopes():
+                return before(samples, width, height)
+
+        return bislerp
+
+    with exchanged(comfy.utils, "bislerp", differentiable):
+        yield
+
+
+# ---------------------------------------------------------------- overwritten activations
+
+
+def storages(modules: Iterable[torch.nn.Module]) -> set[int]:
+    """Addresses of the memory of all parameters and buffers."""
+    return {
+        tensor.untyped_storage().data_ptr()
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    }
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with memory of its own, which is no larger where ``tensor`` is an expanded one."""
+    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
+    return tensor[once].clone().expand(tensor.shape)
+
+
+@contextlib.contextmanager
+def protect_overwritten_activations(weights: set[int]) -> Iterator[None]:
+    """Let every tensor that is saved for the backward pass be saved as a copy.
+
+    To be entered where a checkpoint runs its function again; the copies go where the checkpoint
+    would have put the originals, which are freed instead.
+
+    Args:
+        weights: addresses of memory that nobody writes to (`storages`), saved without a copy.
+    """
+    save, load = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    # Of a tensor that several operations save, one copy. The weak references keep the address of a
+    # freed tensor from being given to another one.
+    copies: dict[tuple, tuple[StorageWeakRef, torch.Tensor]] = {}
+
+    def save_copy(tensor: torch.Tensor):
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not tensor.numel():
+            return save(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in weights:
+            return save(tensor)
+        memory = StorageWeakRef(storage)
+        key = (memory.cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
+        key += (tensor.dtype, tensor._version)
+        if key not in copies:
+            copies[key] = memory, _copy(tensor)
+        return save(copies[key][1])
+
+    with torch.autograd.graph.saved_tensors_hooks(save_copy, load):
+        yield

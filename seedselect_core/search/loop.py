@@ -1,0 +1,291 @@
+"""The loop: from a batch of noises to the best noise found for each.
+
+Three stages, of which each may be left out: the best of N draws, which may be compared by drafts in
+few steps; zero-order search, which walks from the best to better neighbours without a gradient (Ma
+et al. 2025, arXiv 2501.09732); and gradient descent from there.
+
+Every seed of the batch has its own loss and its own best. The sum of the losses is differentiated,
+which gives each seed its own gradient, and AdamW and SGD work element by element, so that the seeds
+do not influence each other.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..chain.unroll import Chain
+from ..errors import SeedSelectError
+from ..likeness.losses import norm_prior
+from ..likeness.objective import Losses, Objective
+from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
+from .settings import Settings
+
+SHELLS = {"sphere": to_shell, "channels": standardize_channels}
+
+
+@dataclass
+class SeedHistory:
+    """What happened: for every picture drawn in full and every seed, the losses."""
+
+    total: list[list[float]] = field(default_factory=list)
+    semantic: list[list[float]] = field(default_factory=list)
+    appearance: list[list[float]] = field(default_factory=list)
+    norm: list[list[float]] = field(default_factory=list)
+    evaluations: int = 0  # of the guider, one for each picture, recomputed ones included
+    spread: float = 0.0  # mean semantic loss of the references themselves
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        for name, values in losses.items():
+            getattr(self, name).append(values.tolist())
+
+
+@dataclass
+class Best:
+    """The best noise so far of every seed, on the CPU.
+
+    Attributes:
+        noise: [B, C, h, w], unit Gaussian before the sampler scales it.
+        total, semantic: [B], its losses.
+        first_semantic: [B], semantic loss of the first noise that was drawn in full: the one that
+            the search was given, or the best draft.
+        images: [B, H, W, 3], the picture of each.
+    """
+
+    noise: torch.Tensor
+    total: torch.Tensor
+    semantic: torch.Tensor
+    first_semantic: torch.Tensor
+    images: torch.Tensor
+
+    def take(self, rows: torch.Tensor, noise: torch.Tensor, losses: Losses) -> None:
+        """Replace where ``losses`` of the seeds ``rows`` [b] are lower."""
+        total = losses.total.detach().cpu()
+        lower = total < self.total[rows]
+        better = rows[lower]
+        self.noise[better] = noise.detach().cpu()[lower]
+        self.total[better] = total[lower]
+        self.semantic[better] = losses.semantic.cpu()[lower]
+        self.images[better] = losses.images.cpu()[lower]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Handed to the callback after every denoising step, and when losses are known.
+
+    Attributes:
+        done, planned: denoising steps. Fewer than planned are needed where seeds are done early.
+        finished: seeds that have reached the target.
+        new_best: losses were just evaluated; ``best`` may have changed.
+    """
+
+    done: int
+    planned: int
+    iteration: int
+    best: Best | None
+    finished: int
+    new_best: bool
+
+
+class Search:
+    """Called by `unrolled_sampling` with the chain and the noise of every seed.
+
+    Args:
+        draw: the n-th further draw of Gaussian noise for the whole batch, n from 1.
+        on_progress: gets a `Progress` after every denoising step.
+        can_split_batch: seeds that are done may be left out of the batch. Not so where a sampler
+            draws noise for the batch as a whole, or conditionings or latents differ within it.
+        is_video: the batch is the frames of one video, which are found and finished together.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Settings,
+        on_progress: Callable[["Progress"], None],
+        draw: Callable[[int], torch.Tensor],
+        can_split_batch: bool,
+        is_video: bool = False,
+    ):
+        self.objective = objective
+        self.settings = settings
+        self.on_progress = on_progress
+        self.draw = draw
+        self.can_split_batch = can_split_batch
+        self.is_video = is_video
+        self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
+        self.threshold = settings.target * objective.targets.spread
+        self.history = SeedHistory(spread=objective.targets.spread)
+        self.best: Best | None = None
+        self.iteration = 0
+
+    def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        s = self.settings
+        self.seeds = len(noise)
+        self.drafts = s.candidates if s.candidates > 1 and 0 < s.draft_steps < chain.steps else 0
+        # Runs of the chain: a gradient each, the last noise, the best ones.
+        runs = self._draws() + s.iterations + (s.iterations > 0) + 1
+        self.done = 0
+        self.planned = s.draft_steps * self.drafts + chain.steps * runs
+        noise = self._choose_start(chain, noise).clone().requires_grad_()
+        if s.optimizer == "adamw":
+            descent = torch.optim.AdamW([noise], s.learning_rate)
+        else:
+            descent = torch.optim.SGD([noise], s.learning_rate, momentum=0.9, nesterov=True)
+        stale = 0
+        for self.iteration in range(s.iterations):
+            rows = self._unfinished()
+            if len(rows) == 0 or (s.patience and stale >= s.patience):
+                break
+            before = self.best.total.clone() if self.best else None
+            noise.grad = self._gradient(chain, noise, rows)
+            for group in descent.param_groups:
+                group["lr"] = s.rate(self.iteration)
+            descent.step()
+            if s.shell != "free":
+                with torch.no_grad():
+                    noise.copy_(SHELLS[s.shell](noise))
+            improved = before is None or (self.best.total < before).any()
+            # The first gradient is taken where the search starts, and so betters nothing.
+            stale = 0 if improved or self.iteration == 0 else stale + 1
+        if s.iterations > 0:
+            self._evaluate(chain, noise.detach(), self._unfinished())
+        # The whole batch once more: what is returned is what the stock sampler makes of it.
+        with torch.no_grad():
+            final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
+        return final.detach()
+
+    def describe_best(self) -> str:
+        """What an error message is to end with."""
+        return " The best seed so far is kept." if self.best is not None else ""
+
+    def _draws(self) -> int:
+        """Runs of the chain that choose the start; none where the first gradient's is the first."""
+        s = self.settings
+        draws = (1 if self.drafts else s.candidates) + s.neighbors
+        return 0 if draws == 1 and s.iterations > 0 else draws
+
+    def _choose_start(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        """For every seed the best of the draws."""
+        s = self.settings
+        rows = torch.arange(len(noise))
+        if self.drafts:
+            noise = self._best_draft(chain, noise, rows)
+        if not self._draws():
+            return noise
+        self._evaluate(chain, noise, rows)
+        for number in range(self.drafts or 1, s.candidates + s.neighbors):
+            drawn = self.draw(number).to(noise)
+            if number >= s.candidates:
+                drawn = rotate_towards(self.best.noise.to(noise), drawn, s.neighbor_angle)
+            self._evaluate(chain, drawn, rows)
+        return self.best.noise.to(noise.device)
+
+    def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """For every seed the draw whose picture is best when drawn in few steps."""
+        best = noise.clone()
+        least = noise.new_full((len(noise),), math.inf)
+        for number in range(self.drafts):
+            drawn = noise if number == 0 else self.draw(number).to(noise)
+            with torch.no_grad():
+                total = self._drawn(chain, drawn, rows, steps=self.settings.draft_steps).total
+            lower = total < least
+            best[lower] = drawn[lower]
+            least = torch.where(lower, total, least)
+        return best
+
+    def _unfinished(self) -> torch.Tensor:
+        """Seeds still to be optimized; all or none where the batch cannot be split."""
+        if self.best is None:
+            return torch.arange(self.seeds)
+        unfinished = self.best.semantic > self.threshold
+        if not self.can_split_batch and unfinished.any():
+            unfinished[:] = True
+        return unfinished.nonzero().flatten()
+
+    def _run(self, chain: Chain, noise: torch.Tensor, keep: int, **how) -> list[torch.Tensor]:
+        def stepped(step, prediction):
+            self.done += 1
+            self.history.evaluations = chain.evaluations
+            self._report(False)
+
+        return chain(noise, keep=keep, on_step=stepped, **how)
+
+    def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
+        if len(rows):
+            with torch.no_grad():
+                self._losses(chain, noise[rows.to(noise.device)], rows)
+
+    def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        part = noise.detach()[rows.to(noise.device)].requires_grad_()
+        losses = self._losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
+        (gradient,) = torch.autograd.grad(losses.total.sum(), part)
+        self._require_pull(gradient, part)
+        if not torch.isfinite(gradient).all():
+            raise SeedSelectError(
+                "SeedSelect: the gradient is not a number. Half precision may be too coarse for "
+                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate."
+                + self.describe_best()
+            )
+        if self.settings.clip_norm:
+            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+            shrink = (self.settings.clip_norm / norms).clamp(max=1.0)
+            gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
+        whole = torch.zeros_like(noise)
+        whole[rows.to(noise.device)] = gradient
+        return whole
+
+    def _require_pull(self, gradient: torch.Tensor, noise: torch.Tensor) -> None:
+        """Raise `SeedSelectError` where nothing but the norm prior pulls at any of the seeds."""
+        prior = self.settings.weights.norm * norm_prior(noise)
+        (alone,) = torch.autograd.grad(prior.sum(), noise)
+        if torch.equal(gradient, alone):
+            hidden = self.suspects or ["the model, the sampler, the VAE or the image encoder"]
+            raise SeedSelectError(
+                "SeedSelect: the picture's gradient is zero, so the search would go nowhere. "
+                f"Something hides its computation from PyTorch: {' or '.join(hidden)}. Disconnect "
+                "it, or set 'iterations' to 0, which searches without a gradient."
+                + self.describe_best()
+            )
+
+    def _drawn(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+        denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
+        losses = self.objective(noise, denoised, rows)
+        if not torch.isfinite(losses.total).all():
+            raise SeedSelectError(
+                "SeedSelect: the loss is not a number, so the picture is not one either. Check "
+                "that model and VAE give a picture with a plain KSampler at these settings (some "
+                "VAEs need --fp32-vae)." + self.describe_best()
+            )
+        return losses.joined() if self.is_video else losses
+
+    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+        losses = self._drawn(chain, noise, rows, **how)
+        if self.best is None:
+            self.best = Best(
+                noise.detach().cpu().clone(),
+                losses.total.detach().cpu().clone(),
+                losses.semantic.cpu().clone(),
+                losses.semantic.cpu().clone(),
+                losses.images.cpu().clone(),
+            )
+        else:
+            self.best.take(rows, noise, losses)
+        named = {"total": losses.total.detach(), "semantic": losses.semantic}
+        named |= {"appearance": losses.appearance, "norm": losses.norm}
+        everyone = {}
+        for name, values in named.items():
+            previous = getattr(self.history, name)
+            row = torch.tensor(previous[-1]) if previous else torch.zeros(len(self.best.total))
+            row[rows] = values.cpu()
+            everyone[name] = row
+        self.history.add(everyone)
+        self._report(True)
+        return losses
+
+    def _report(self, new_best: bool) -> None:
+        reached = int((self.best.semantic <= self.threshold).sum()) if self.best else 0
+        self.on_progress(
+            Progress(self.done, self.planned, self.iteration, self.best, reached, new_best)
+        )

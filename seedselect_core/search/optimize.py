@@ -1,0 +1,262 @@
+"""Find noise whose picture agrees with the references: the host's own way."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import comfy.model_base
+import comfy.model_management
+import comfy.sample
+import torch
+
+from ..chain.doubts import doubts
+from ..chain.sampling import intermediate, latent_samples, shares_condition
+from ..chain.self_check import require_exact_gradient
+from ..chain.unroll import Chain, Denoising, unrolled_sampling
+from ..errors import SeedSelectError
+from ..host.families import require_family
+from ..host.samplers import BATCH_INDEPENDENT, require_sampler, sampler_name
+from ..likeness.objective import Objective
+from ..likeness.targets import Targets, build_targets
+from ..likeness.vae import VaeCodec, require_vae
+from ..references import ReferenceSet
+from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
+from .loop import Search, SeedHistory
+from .scene import Callbacks, CustomScene, Scene
+from .settings import Settings
+
+
+def optimize_seed(
+    scene: Scene,
+    sampling: SamplingSettings,
+    settings: Settings,
+    *,
+    start: Seed | None = None,
+    contrast: ReferenceSet | None = None,
+    subsets: Sequence[Sequence[int]] | None = None,
+    callbacks: Callbacks | None = None,
+) -> tuple[Seed, dict, SeedHistory]:
+    """SeedSelect (arXiv 2304.14530, section 4): gradient descent on the initial noise.
+
+    Args:
+        sampling: how the picture is drawn; its number is that of the first noise.
+        start: where the search starts instead of the noise of ``sampling.seed``, as many as the
+            batch; an inverted picture, a centroid, an earlier seed.
+        contrast: images of the concept that the model confuses this one with.
+        subsets: for each seed of the batch the indices of the references that it gets; all else.
+
+    Returns:
+        The seed, the LATENT dict that it samples to (in the VAE's space), and the history.
+
+    Raises:
+        SeedSelectError: an input does not fit, or the loss or gradient is no number.
+    """
+    if start is not None:
+        start.require_fit(scene.model, latent_samples(scene.model, scene.latent), "start")
+    return optimize_noise(
+        scene.custom(sampling),
+        sampling,
+        settings,
+        start=None if start is None else SeedNoise(start),
+        contrast=contrast,
+        subsets=subsets,
+        callbacks=callbacks,
+    )
+
+
+def optimize_noise(
+    scene: CustomScene,
+    sampling: SamplingSettings | CustomSampling,
+    settings: Settings,
+    *,
+    start=None,
+    contrast: ReferenceSet | None = None,
+    subsets: Sequence[Sequence[int]] | None = None,
+    check_gradient: bool = False,
+    callbacks: Callbacks | None = None,
+) -> tuple[Seed, dict, SeedHistory]:
+    """`optimize_seed` for any graph that the host's SamplerCustomAdvanced takes.
+
+    Args:
+        sampling: what the seed is to say of guider, sampler and sigmas; its number is that of the
+            first noise, and those after it give the further draws.
+        start: the host's NOISE, instead of the noise of that number.
+        check_gradient: compare the gradient with a finite difference first. Done anyway for what
+            `seedselect_core.chain.doubts` finds.
+
+        The others, the results and errors are those of `optimize_seed`.
+    """
+    callbacks = callbacks or Callbacks()
+    denoising = scene.denoising
+    model = denoising.guider.model_patcher
+    samples = latent_samples(model, scene.latent)
+    codec = _require_inputs(scene, samples, settings)
+    draw = _draws(samples, scene.latent, sampling.seed)
+    noise = draw(0) if start is None else _noise_of(start, scene.latent | {"samples": samples})
+    targets = _targets(scene, codec, samples, settings.views, contrast)
+    if subsets is not None:
+        targets = targets.of_subsets(subsets)
+    process_out = model.model.process_latent_out
+    search = Search(
+        Objective(scene.encoder, codec, targets, settings.weights, process_out),
+        settings,
+        callbacks.progress,
+        draw,
+        can_split_batch=_can_split_batch(scene, samples),
+        is_video=_is_video(model),
+    )
+    checked = _checked(search, denoising, check_gradient, callbacks)
+    try:
+        result = unrolled_sampling(
+            denoising,
+            noise,
+            samples,
+            checked,
+            patchers=[scene.vae.patcher, scene.encoder.patcher],
+            noise_mask=scene.latent.get("noise_mask"),
+            seed=sampling.seed,
+            needs_gradient=settings.iterations > 0,
+        )
+    except BaseException as error:
+        if search.best is not None:
+            callbacks.unfinished(_seed(search, model, sampling))
+        if comfy.model_management.is_oom(error):
+            raise _out_of_memory(search) from error
+        raise
+    return _seed(search, model, sampling), {"samples": intermediate(result)}, search.history
+
+
+def _require_inputs(scene: CustomScene, samples: torch.Tensor, settings: Settings) -> VaeCodec:
+    """The VAE as a codec. Raises `SeedSelectError` where an input does not fit the others."""
+    model = scene.denoising.guider.model_patcher
+    if settings.iterations > 0:
+        require_sampler(scene.denoising.sampler)
+        require_family(model)
+    if len(scene.denoising.sigmas) < 2:
+        raise SeedSelectError(NO_STEP)
+    codec = VaeCodec(scene.vae)
+    _require_latent(model, samples)
+    require_vae(model, scene.vae)
+    return codec
+
+
+def _draws(samples: torch.Tensor, latent: dict, number: int) -> Callable[[int], torch.Tensor]:
+    """The n-th draw of Gaussian noise for the whole batch, n from 0, as the host makes it."""
+    indices = latent.get("batch_index")
+
+    def draw(candidate: int) -> torch.Tensor:
+        return comfy.sample.prepare_noise(samples, (number + candidate) % 2**64, indices)
+
+    return draw
+
+
+def _noise_of(start, latent: dict) -> torch.Tensor:
+    """What a NOISE of the host gives; `SeedSelectError` where it is that of 'Disable Noise'."""
+    noise = start.generate_noise(latent)
+    if not noise.any():
+        raise SeedSelectError("noise: it is empty. Connect RandomNoise, or 'Seed To Noise'.")
+    return noise
+
+
+def _targets(
+    scene: CustomScene,
+    codec: VaeCodec,
+    samples: torch.Tensor,
+    views: int,
+    contrast: ReferenceSet | None,
+) -> Targets:
+    ratio = scene.vae.spacial_compression_decode()
+    comfy.model_management.load_models_gpu([scene.encoder.patcher])
+    return build_targets(
+        scene.references,
+        scene.encoder,
+        codec,
+        scene.denoising.guider.model_patcher.model.process_latent_in,
+        (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
+        views,
+        contrast,
+        is_video=samples.ndim == 5,
+    )
+
+
+def _is_video(model) -> bool:
+    """Whether the batch is the frames of one video: Stable Video Diffusion's, SV3D's too."""
+    return isinstance(model.model, comfy.model_base.SVD_img2vid)
+
+
+def _can_split_batch(scene: CustomScene, samples: torch.Tensor) -> bool:
+    """Whether a part of the batch alone is drawn as in the whole."""
+    conds = scene.denoising.guider.original_conds.values()
+    return (
+        not _is_video(scene.denoising.guider.model_patcher)
+        and sampler_name(scene.denoising.sampler) in BATCH_INDEPENDENT
+        and scene.latent.get("noise_mask") is None
+        and torch.count_nonzero(samples) == 0
+        and all(shares_condition(cond) for each in conds for cond in each)
+    )
+
+
+def _checked(
+    search: Search, denoising: Denoising, always: bool, callbacks: Callbacks
+) -> Callable[[Chain, torch.Tensor], torch.Tensor]:
+    """``search``, after the gradient was checked where somebody asks for it or must doubt it."""
+    name = sampler_name(denoising.sampler)
+    if search.settings.iterations > 0:
+        search.suspects = doubts(denoising)
+    doubted = " and ".join(search.suspects)
+    family = type(denoising.guider.model_patcher.model.model_config).__name__
+    doubt = f"{doubted}, {name} on {family}"
+    unsettled = bool(doubted) and doubt not in callbacks.settled
+    if unsettled:
+        note = f"Nobody has tried {doubted}. Checking the gradient first."
+        logging.warning("SeedSelect: %s", note)
+        callbacks.note(note)
+
+    def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        if always or unsettled:
+            require_exact_gradient(chain, noise, doubted or name)
+            callbacks.settled.add(doubt)
+            chain.evaluations = 0
+        return search(chain, noise)
+
+    return checked
+
+
+def _out_of_memory(search: Search) -> SeedSelectError:
+    return SeedSelectError(
+        "SeedSelect: out of memory. Lower the batch of 'Empty Latent Image' (seeds are optimized "
+        "side by side), then its size, or start ComfyUI with --lowvram." + search.describe_best()
+    )
+
+
+def _seed(search: Search, model, sampling: SamplingSettings | CustomSampling) -> Seed:
+    best = search.best
+    return Seed(
+        best.noise.clone(),
+        sampling,
+        type(model.get_model_object("latent_format")).__name__,
+        best.semantic.tolist(),
+        best.first_semantic.tolist(),
+        best.total.tolist(),
+        search.history.evaluations,
+    )
+
+
+def _require_latent(model, samples: torch.Tensor) -> None:
+    latent_format = model.get_model_object("latent_format")
+    if samples.is_nested:
+        raise SeedSelectError(
+            "latent: a video and its sound cannot be optimized together. Connect the video latent "
+            "alone."
+        )
+    if samples.ndim != 2 + latent_format.latent_dimensions:
+        raise SeedSelectError(
+            f"latent: it has {samples.ndim} dimensions, the model works on "
+            f"{2 + latent_format.latent_dimensions}. Make it with the empty latent node of this "
+            "kind of model, or encode the picture with this model's VAE."
+        )
+    if samples.shape[1] != latent_format.latent_channels:
+        raise SeedSelectError(
+            f"latent: it has {samples.shape[1]} channels, the model works on "
+            f"{latent_format.latent_channels}. Make it with 'Empty Latent Image', or encode the "
+            "picture with this model's VAE."
+        )

@@ -1,0 +1,87 @@
+"""What a search is given: the parts of the user's graph, and whom to tell how it goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.samplers
+
+from ..chain.sampling import host_ksampler
+from ..chain.unroll import Denoising
+from ..host.samplers import sampler_of
+from ..likeness.encoders import ImageEncoder
+from ..references import ReferenceSet
+from ..seeds.seed import SamplingSettings
+
+
+@dataclass(frozen=True)
+class CustomScene:
+    """A graph of the host's SamplerCustomAdvanced, and what its pictures are to be like.
+
+    Attributes:
+        denoising: GUIDER, SAMPLER and SIGMAS.
+        vae: the host's VAE.
+        encoder: an image encoder of `seedselect_core.likeness.encoders`.
+        references: images of the concept.
+        latent: the host's LATENT dict; its size and batch, and its noise mask if it has one.
+    """
+
+    denoising: Denoising
+    vae: Any
+    encoder: ImageEncoder
+    references: ReferenceSet
+    latent: dict
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A graph of the host's KSampler, and what its pictures are to be like.
+
+    Attributes:
+        model: the host's ModelPatcher, as any loader gives it.
+        positive, negative: the host's conditioning.
+        vae, encoder, references, latent: as of `CustomScene`.
+    """
+
+    model: Any
+    positive: list
+    negative: list
+    vae: Any
+    encoder: ImageEncoder
+    references: ReferenceSet
+    latent: dict
+
+    def custom(self, sampling: SamplingSettings) -> CustomScene:
+        """The graph of guider, sampler and sigmas that a KSampler is.
+
+        Raises:
+            SeedSelectError: no function stands behind the sampler's name.
+        """
+        guider = comfy.samplers.CFGGuider(self.model)
+        guider.set_conds(self.positive, self.negative)
+        guider.set_cfg(sampling.cfg)
+        sampler = sampler_of(sampling.sampler_name)
+        denoising = Denoising(guider, sampler, host_ksampler(self.model, sampling).sigmas)
+        return CustomScene(denoising, self.vae, self.encoder, self.references, self.latent)
+
+
+def _ignore(*_) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom to tell; by default nobody.
+
+    Attributes:
+        progress: gets a `Progress` after every denoising step.
+        unfinished: gets the best seed so far when the run ends by an error or by Cancel.
+        note: gets a sentence for the user where nobody has tried what is in the graph.
+        settled: doubts whose gradient was found right. What is found is added, so that whoever
+            keeps this set is not asked to wait for the same check again.
+    """
+
+    progress: Callable[..., None] = _ignore
+    unfinished: Callable[..., None] = _ignore
+    note: Callable[[str], None] = _ignore
+    settled: set[str] = field(default_factory=set)

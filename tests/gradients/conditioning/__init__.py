@@ -1,0 +1,1 @@
+"""Prompts, ControlNets, guiders, and what a graph keeps for itself."""

@@ -1,0 +1,1 @@
+"""Types of weights, patches on a model, and modes of memory."""
