@@ -2,7 +2,7 @@
 # Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
 PYTHON ?= python3
 
-.PHONY: install demo ui test bench bench-quality coverage
+.PHONY: install demo ui test lint bench bench-quality coverage
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -11,6 +11,8 @@ ui:
 	$(PYTHON) scripts/host.py ui $(ARGS)
 test:
 	$(PYTHON) scripts/host.py test $(ARGS)
+lint:
+	$(PYTHON) scripts/host.py lint
 bench:
 	$(PYTHON) scripts/host.py bench $(ARGS)
 bench-quality:

@@ -19,6 +19,8 @@ from pocket_world import (
     colors_right,
 )
 
+# isort: split
+
 import comfy.sample
 import torch
 from torchvision.utils import save_image

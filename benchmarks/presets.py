@@ -20,6 +20,8 @@ from pocket_world import (
     letter_references,
 )
 
+# isort: split
+
 import torch
 
 from seedselect_core.search.optimize import optimize_seed

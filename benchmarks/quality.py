@@ -24,6 +24,8 @@ from pathlib import Path
 
 from pocket_world import REPO, RESULTS, PocketWorld
 
+# isort: split
+
 import comfyui_version
 import numpy as np
 import torch
@@ -115,20 +117,18 @@ def save_pictures(folder: Path, units: dict[str, dict], path: Path) -> None:
         save_image(shown.movedim(-1, 1) / 255, path, nrow=each * len(rows[0]))
 
 
-_world: PocketWorld | None = None
-
-
-def _prepare() -> None:
-    global _world
+@functools.cache
+def _world() -> PocketWorld:
+    """One for each process, which is made when the process begins."""
     torch.set_num_threads(1)
-    _world = PocketWorld()
+    return PocketWorld()
 
 
 @torch.inference_mode()
 def _work(section: str, arguments: dict, folder: Path, name: str, commit: str) -> None:
     """Do one unit; what it found is there whole or not at all."""
     began = time.monotonic()
-    found = SECTIONS[section].run(_world, folder / name, **arguments)
+    found = SECTIONS[section].run(_world(), folder / name, **arguments)
     found |= {"seconds": round(time.monotonic() - began, 1), "commit": commit}
     part = folder / f"{name}.part"
     part.write_text(json.dumps(found))
@@ -207,7 +207,7 @@ def main() -> None:
     wanted |= {module.NEEDS for module in wanted if hasattr(module, "NEEDS")}
     sections = [module for module in SECTIONS.values() if module in wanted]
     began = time.monotonic()
-    with ProcessPoolExecutor(args.jobs, initializer=_prepare) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=_world) as pool:
         try:
             # All at once, so that no process waits for the last unit of a section.
             first = [module for module in sections if not hasattr(module, "NEEDS")]

@@ -6,13 +6,16 @@ Nothing on that page is typed by hand but the sentences between the figures.
 """
 
 import json
-from collections.abc import Callable
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
+
 from quality import SECTIONS, code_of
+
+# isort: split
 
 from claims.common import RARE
 

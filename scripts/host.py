@@ -6,6 +6,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   demo             run scripts/demo.py: the whole method on the pocket model
   ui [ARGS]        start ComfyUI with its web page; ARGS go to ComfyUI; Ctrl-C stops it
   test [ARGS]      run the tests; ARGS go to pytest
+  lint             check style and formatting of the code with ruff; changes nothing
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
   coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
@@ -364,6 +365,14 @@ def test(arguments: Sequence[str]) -> int:
     return _run(host, "-m", "pytest", *arguments, **found)
 
 
+def lint(arguments: Sequence[str]) -> int:
+    """Check style and formatting."""
+    host = find_host()
+    require_modules(host.python, ["ruff"], f'"{host.python}" -m pip install ruff')
+    style = _run(host, "-m", "ruff", "check", ".")
+    return _run(host, "-m", "ruff", "format", "--check", ".") or style
+
+
 def bench(arguments: Sequence[str]) -> int:
     """Run one benchmark by name, or list them."""
     scripts = {path.stem: path for path in sorted((REPO / "benchmarks").glob("[!_]*.py"))}
@@ -392,7 +401,7 @@ def coverage(arguments: Sequence[str]) -> int:
     return _run(find_host(), str(REPO / "tests" / "gradients" / "run.py"), *arguments)
 
 
-VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, bench, evaluate, coverage)}
+VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, lint, bench, evaluate, coverage)}
 
 
 def main(arguments: Sequence[str]) -> int:

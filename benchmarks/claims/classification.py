@@ -35,8 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pocket.atlas import atlas_fonts, load_atlas, paint_glyphs
-from pocket.drawing import RGB, TAIL_ORDER, color_pairs, jitter, paint
-from pocket.drawing import LETTERS
+from pocket.drawing import LETTERS, RGB, TAIL_ORDER, color_pairs, jitter, paint
 
 RARE = TAIL_ORDER[-8:]
 FREQUENT = TAIL_ORDER[:-8]

@@ -5,21 +5,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from pocket_world import COLORS, SAMPLING, PocketWorld, colors_right
-
 import numpy as np
 import torch
 
 from pocket.atlas import load_atlas, paint_glyphs
-from pocket.drawing import TAIL_ORDER, prompt
-from pocket.drawing import LETTERS
+from pocket.drawing import LETTERS, TAIL_ORDER, prompt
+from pocket_world import COLORS, SAMPLING, PocketWorld, colors_right
 from seedselect_core.likeness.losses import semantic_loss
-from seedselect_core.search.optimize import optimize_seed
-from seedselect_core.references import ReferenceSet, combine, reference_set_from_batch
-from seedselect_core.search.settings import Settings
 from seedselect_core.likeness.targets import build_targets
 from seedselect_core.likeness.vae import VaeCodec
 from seedselect_core.likeness.views import apply_views
+from seedselect_core.references import ReferenceSet, combine, reference_set_from_batch
+from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.search.settings import Settings
 
 RARE = TAIL_ORDER[-8:]
 # Settings were chosen on three of the first four. The last four, the rarest, were held out, but for

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pocket.atlas import load_atlas, paint_glyphs
-from pocket.drawing import COLORS, RGB, paint
-from pocket.drawing import LETTERS
+from pocket.drawing import COLORS, LETTERS, RGB, paint
 from pocket.judges import normalize
 from seedselect_core.sets.diversity import diversity_report
 

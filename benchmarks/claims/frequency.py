@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pocket_world import FONTS_SEEN
-
 from seedselect_core.search.settings import PRESETS, Settings
 
 from . import readings

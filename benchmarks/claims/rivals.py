@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pocket_world import SAMPLING
 
-from seedselect_core.seeds.geometry import shell_centroid, shell_path
+from pocket_world import SAMPLING
 from seedselect_core.chain.inversion import Refinement, invert_images
 from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.references import combine
 from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.seeds.geometry import shell_centroid, shell_path
 
 from .common import (
     HELD_OUT,

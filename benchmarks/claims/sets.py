@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pocket_world import COLORS, SAMPLING
 
-from seedselect_core.sets.bootstrap import SetSettings, make_set
+from pocket_world import COLORS, SAMPLING
 from seedselect_core.references import reference_set_from_batch
 from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.sets.bootstrap import SetSettings, make_set
 
 from . import classification
 from .classification import MADE, real_images

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pocket_world import SAMPLING
-
 from pocket.drawing import RGB, paint
+from pocket_world import SAMPLING
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
 from seedselect_core.search.settings import PRESETS
 

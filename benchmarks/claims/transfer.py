@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from pocket_world import SAMPLING
 
+from pocket_world import SAMPLING
 from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.search.settings import PRESETS
 

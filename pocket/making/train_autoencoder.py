@@ -17,11 +17,14 @@ import torch
 from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
-from .checkpoint import WEIGHTS, Progress, save_weights
+
+# isort: split
+from seedselect_core.pocket import build_autoencoder
+
 from ..drawing import RGB, color_pairs, jitter, paint
+from .checkpoint import WEIGHTS, Progress, save_weights
 from .glyphs import Glyphs
 from .initialize import initialize, initialize_autoencoder
-from seedselect_core.pocket import build_autoencoder
 
 BATCH = 16
 LATENT_NOISE = 0.1

@@ -17,12 +17,14 @@ import torch
 from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
-from .checkpoint import WEIGHTS, Progress, save_weights
-from ..drawing import COLORS, RGB, color_pairs, fonts_seen, jitter, paint
-from .glyphs import Glyphs
-from ..drawing import LETTERS
-from .initialize import initialize, start_as_identity
+
+# isort: split
 from seedselect_core import pocket
+
+from ..drawing import COLORS, LETTERS, RGB, color_pairs, fonts_seen, jitter, paint
+from .checkpoint import WEIGHTS, Progress, save_weights
+from .glyphs import Glyphs
+from .initialize import initialize, start_as_identity
 
 BATCH = 64
 EMA_DECAY = 0.999

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.utils import save_image
 
-from ..drawing import color_pairs, jitter, paint, RGB
-from .glyphs import Glyphs
-from ..drawing import LETTERS
+from ..drawing import LETTERS, RGB, color_pairs, jitter, paint
 from ..judges import JUDGES, normalize
 from .checkpoint import Progress, save_weights
+from .glyphs import Glyphs
 
 REAL_LETTERS_ABOVE = 0.8
 

@@ -19,13 +19,16 @@ import torch.nn.functional as F
 from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
-from .checkpoint import WEIGHTS, Progress, save_weights
-from ..drawing import COLORS, PALETTE, RGB, color_pairs, jitter, paint
-from .glyphs import Glyphs
-from ..drawing import LETTERS
+
+# isort: split
 import comfy.clip_model
 from comfy.clip_vision import ClipVisionModel
+
 from seedselect_core import pocket
+
+from ..drawing import COLORS, LETTERS, PALETTE, RGB, color_pairs, jitter, paint
+from .checkpoint import WEIGHTS, Progress, save_weights
+from .glyphs import Glyphs
 
 BATCH = 96
 # Left alone, the towers tell captions apart by colour and learn no letters. So the first part is
