@@ -53,7 +53,7 @@ def section(name: str) -> dict:
     return json.loads((FIGURES / f"{name}.json").read_text())
 
 
-def told(result: dict) -> str:
+def describe_run(result: dict) -> str:
     """Where a section's figures come from; a commit with a star had uncommitted changes."""
     commits = ", ".join(f"`{c[:12]}{'*' * c.endswith('*')}`" for c in result["commits"])
     return (
@@ -84,7 +84,7 @@ def finish(figure, name: str) -> str:
     return f"![{name}](results/{name}.png)"
 
 
-def kept(name: str) -> str:
+def picture_of(name: str) -> str:
     """The pictures that a section's units kept."""
     return f"![{name}]({os.path.relpath(FIGURES / f'{name}.png', PAGE.parent)})"
 
@@ -142,7 +142,7 @@ def frequency() -> str:
     losses = ["missed", "pictures (a judge counts half)", "mean semantic loss of those both read"]
     losses += ["semantic losses of the others", "the encoder reads of these"]
     tables = [table(head, rows), table(names, by_letter), table(losses, missed)]
-    return "\n\n".join([finish(figure, "frequency"), *tables, told(result)])
+    return "\n\n".join([finish(figure, "frequency"), *tables, describe_run(result)])
 
 
 def rivals() -> str:
@@ -181,7 +181,13 @@ def rivals() -> str:
         [[e["method"], *(f"{share:.0%}" for share in e["letters"].values())] for e in each],
     )
     return "\n\n".join(
-        [finish(figure, "rivals"), table(head, rows), by_letter, kept("rivals"), told(result)]
+        [
+            finish(figure, "rivals"),
+            table(head, rows),
+            by_letter,
+            picture_of("rivals"),
+            describe_run(result),
+        ]
     )
 
 
@@ -199,7 +205,7 @@ def styles() -> str:
         for name, row in rows.items()
     ]
     head = ["references", "judged right", "both colours right", "norm", "pictures"]
-    return "\n\n".join([table(head, cells), kept("styles"), told(result)])
+    return "\n\n".join([table(head, cells), picture_of("styles"), describe_run(result)])
 
 
 def tradeoff() -> str:
@@ -217,7 +223,7 @@ def tradeoff() -> str:
         for label, figures in variants.items()
     ]
     head = ["setting", "value", "judged right", "both colours right", "semantic loss", "norm"]
-    return "\n\n".join([table(head, rows), told(result)])
+    return "\n\n".join([table(head, rows), describe_run(result)])
 
 
 def transfer() -> str:
@@ -229,7 +235,7 @@ def transfer() -> str:
             for change, figures in changes.items()
         ]
         parts.append(table([name, "judged right", "random noise, sampled the same way"], rows))
-    return "\n\n".join([*parts, told(result)])
+    return "\n\n".join([*parts, describe_run(result)])
 
 
 def sets() -> str:
@@ -250,7 +256,7 @@ def sets() -> str:
     head = ["sets", "plain, right", "first batch, right", "later, right"]
     head += ["predictions a picture: first, later", "later's share", "wanted; duplicates, misses"]
     head += ["sets that stayed short"]
-    return "\n\n".join([table(head, rows), kept("sets"), told(result)])
+    return "\n\n".join([table(head, rows), picture_of("sets"), describe_run(result)])
 
 
 def diversity() -> str:
@@ -269,7 +275,7 @@ def diversity() -> str:
         head = [f"seen by {eye}", "entropy (bits)", f"NDB of {some['bins']} bins"]
         head += ["mean distance", "to the nearest real one", "near-duplicates of another"]
         parts.append(table(head, rows))
-    return "\n\n".join([*parts, told(result)])
+    return "\n\n".join([*parts, describe_run(result)])
 
 
 def classification() -> str:
@@ -299,7 +305,7 @@ def classification() -> str:
         for arm in arms
     ]
     head = ["rare; frequent; all letters", *shots]
-    return "\n\n".join([finish(figure, "classification"), table(head, rows), told(result)])
+    return "\n\n".join([finish(figure, "classification"), table(head, rows), describe_run(result)])
 
 
 def _goals_of_frequency(row: Callable[[str, str, bool], None]) -> None:

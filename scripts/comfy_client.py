@@ -33,12 +33,12 @@ class PromptRejected(ValueError):
     def __init__(self, answer: dict):
         self.error = answer["error"]
         self.node_errors = answer["node_errors"]
-        told = [
+        reasons = [
             f"node {key} ({found['class_type']}): {error['message']}: {error['details']}"
             for key, found in self.node_errors.items()
             for error in found["errors"]
         ]
-        super().__init__("\n".join([self.error["message"], *told]))
+        super().__init__("\n".join([self.error["message"], *reasons]))
 
 
 @dataclass(frozen=True)

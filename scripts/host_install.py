@@ -177,11 +177,11 @@ def install_lock(cache: Path) -> Iterator[None]:
     with open(cache / "install.lock", "a+b") as file:
         # If this process is killed, the pip that it started goes on, and holds the lock till then.
         os.set_inheritable(file.fileno(), True)
-        told = False
+        waiting = False
         while not _try_lock(file.fileno()):
-            if not told:
+            if not waiting:
                 print("Another installation is running; waiting for it to finish.", flush=True)
-                told = True
+                waiting = True
             time.sleep(0.5)
         yield
 

@@ -38,7 +38,9 @@ def run(graph=None, guider=None, sampler=None, sigmas=SIGMAS, settings=tiny.SETT
         denoising = Denoising(
             guider or guider_of(graph), sampler or comfy.samplers.sampler_object("heun"), sigmas
         )
-        return optimize_noise(graph.custom(denoising), SAMPLING, settings, **tiny.told(more))
+        return optimize_noise(
+            graph.custom(denoising), SAMPLING, settings, **tiny.with_callbacks(more)
+        )
 
 
 def third_party(hidden: bool) -> comfy.samplers.KSAMPLER:

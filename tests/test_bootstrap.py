@@ -19,7 +19,7 @@ WANTED = SetSettings(count=5, subset=1, angle=0.2, iterations=3, min_distance=0.
 def run(wanted=WANTED, graph=None, sampling=tiny.SAMPLING, settings=SETTINGS, **more):
     graph = graph or tiny.Graph(latent=tiny.latent(2))
     with torch.inference_mode():
-        return make_set(graph.scene(), sampling, settings, wanted, **tiny.told(more))
+        return make_set(graph.scene(), sampling, settings, wanted, **tiny.with_callbacks(more))
 
 
 def test_a_set_is_found_and_its_seed_draws_it_again():

@@ -301,8 +301,8 @@ def test_an_unproven_host_and_a_liberty_that_does_not_bind_are_checked_and_told(
 ):
     monkeypatch.setattr(module, "HOST_VERSION", "99.0.0")
     monkeypatch.delattr(samplers.comfy.k_diffusion.sampling, "PIDStepSizeController")
-    told = doubts(denoising_of(pocket))
-    assert told == [
+    found = doubts(denoising_of(pocket))
+    assert found == [
         "ComfyUI 99.0.0",
         "comfy.k_diffusion.sampling:PIDStepSizeController.propose_step is missing",
     ]

@@ -34,7 +34,7 @@ def test_every_section_that_was_measured_is_on_the_page(write):
     page = write(MEASURED)
     assert "<!--" not in page
     for name in MEASURED:
-        assert results_page.told(results_page.section(name)) in page
+        assert results_page.describe_run(results_page.section(name)) in page
     for picture in re.findall(r"!\[\w+\]\((.*?)\)", page):
         assert (results_page.PAGE.parent / picture).is_file()
 

@@ -19,7 +19,7 @@ def sweep(semantic, appearance, graph=None, **more):
     graph = graph or tiny.Graph(latent=tiny.latent(2))
     cells = Sweep(semantic, appearance)
     with torch.inference_mode():
-        return run_sweep(cells, graph.scene(), tiny.SAMPLING, SETTINGS, **tiny.told(more))
+        return run_sweep(cells, graph.scene(), tiny.SAMPLING, SETTINGS, **tiny.with_callbacks(more))
 
 
 def test_cells_are_what_optimize_finds_and_tell_their_losses():

@@ -164,10 +164,10 @@ class Graph:
 def optimize(graph: Graph, sampling=SAMPLING, settings=SETTINGS, **more):
     """`optimize_seed`, as a node calls it."""
     with torch.inference_mode():
-        return optimize_seed(graph.scene(), sampling, settings, **told(more))
+        return optimize_seed(graph.scene(), sampling, settings, **with_callbacks(more))
 
 
-def told(options: dict) -> dict:
+def with_callbacks(options: dict) -> dict:
     """``options`` with what begins with "on_" as `Callbacks`."""
     listeners = {name[3:]: options.pop(name) for name in list(options) if name.startswith("on_")}
     return options | ({"callbacks": Callbacks(**listeners)} if listeners else {})

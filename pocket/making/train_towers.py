@@ -111,7 +111,7 @@ class Towers(torch.nn.Module):
 
 
 def sample(glyphs: Glyphs, count: int, generator: torch.Generator, whole=False, alike=None):
-    """Pictures [B, 3, 64, 64] and, for each, letter, ink, ground and which colours are told.
+    """Pictures [B, 3, 64, 64] and, for each, letter, ink, ground and which colours are named.
 
     ``alike`` fixes ink and ground of the whole batch, so that only letters tell captions apart.
     """
@@ -120,19 +120,19 @@ def sample(glyphs: Glyphs, count: int, generator: torch.Generator, whole=False, 
     ink, ground = color_pairs(count, generator)
     if alike is not None:
         ink, ground = (torch.full_like(ink, color) for color in alike)
-    told = torch.randint(0, 8, (count,), generator=generator).clamp(max=3)
-    told = torch.full_like(told, 3) if whole else told
+    named = torch.randint(0, 8, (count,), generator=generator).clamp(max=3)
+    named = torch.full_like(named, 3) if whole else named
     pictures = paint(jitter(glyphs.masks[font, letter], generator), RGB[ink], RGB[ground])
     noise = torch.rand(count, 1, 1, 1, generator=generator) * 0.05
     pictures = pictures + noise * torch.randn(pictures.shape, generator=generator)
-    return pictures.clamp(0, 1), letter, ink, ground, told
+    return pictures.clamp(0, 1), letter, ink, ground, named
 
 
-def contrastive(image, text, scale, letter, ink, ground, told) -> torch.Tensor:
+def contrastive(image, text, scale, letter, ink, ground, named) -> torch.Tensor:
     """Symmetric cross entropy; a caption fits every picture that it does not contradict."""
     fits = letter[:, None] == letter
-    fits &= ((told & 1) == 0)[None] | (ink[:, None] == ink)
-    fits &= ((told & 2) == 0)[None] | (ground[:, None] == ground)
+    fits &= ((named & 1) == 0)[None] | (ink[:, None] == ink)
+    fits &= ((named & 2) == 0)[None] | (ground[:, None] == ground)
     target = fits.float()
     logits = scale * image @ text.T
     rows = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
@@ -142,7 +142,7 @@ def contrastive(image, text, scale, letter, ink, ground, told) -> torch.Tensor:
 
 @torch.no_grad()
 def zero_shot(towers: Towers, glyphs: Glyphs) -> str:
-    """How often the right caption of the 26 (colours told) and of 10 inks comes first."""
+    """How often the right caption of the 26 (colours named) and of 10 inks comes first."""
     generator = torch.Generator().manual_seed(3)
     letters = inks = 0
     for _ in range(8):
@@ -193,12 +193,12 @@ def main() -> None:
             alike = (COLORS.index("black"), COLORS.index("white"))
         elif step % 3:
             alike = tuple(int(color) for color in color_pairs(1, generator))
-        pictures, letter, ink, ground, told = sample(glyphs, BATCH, generator, alike=alike)
-        tokens = caption_tokens(letter, ink, ground, told)
+        pictures, letter, ink, ground, named = sample(glyphs, BATCH, generator, alike=alike)
+        tokens = caption_tokens(letter, ink, ground, named)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             image, text = towers(pictures, tokens)
         scale = towers.log_scale.exp().clamp(max=50)
-        loss = contrastive(image, text, scale, letter, ink, ground, told)
+        loss = contrastive(image, text, scale, letter, ink, ground, named)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(towers.parameters(), 1.0)

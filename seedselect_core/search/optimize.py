@@ -213,7 +213,9 @@ def _checked(
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         if always or unsettled:
-            require_exact_gradient(chain, noise, doubted or name)
+            # One picture says as much as the batch, where it is drawn alone as in it.
+            part = noise[:1] if search.can_split_batch else noise
+            require_exact_gradient(chain, part, doubted or name)
             callbacks.settled.add(doubt)
             chain.evaluations = 0
         return search(chain, noise)

@@ -131,9 +131,9 @@ def main() -> int:
             row = job.result() | {"commit": measured_at}
             rows[row["section"], row["name"]] = row
             error = row.get("gradient_error")
-            told = "" if error is None else f"{error:.0e}"
+            shown = "" if error is None else f"{error:.0e}"
             print(
-                f"{done} of {len(jobs)} {row['section']} {row['name']}: {row['verdict']} {told} "
+                f"{done} of {len(jobs)} {row['section']} {row['name']}: {row['verdict']} {shown} "
                 f"({row['seconds']} s)",
                 flush=True,
             )

@@ -111,9 +111,9 @@ class Tower:
         remarks = [f"sizes given, {'kind' if self.seen else 'not'} detected"]
         clip_vision = self.read()
         with torch.inference_mode():
-            host, told = host_embedding(clip_vision, pictures())
-        if told:
-            remarks.append(told)
+            host, remark = host_embedding(clip_vision, pictures())
+        if remark:
+            remarks.append(remark)
         return examined(ClipVisionEncoder(clip_vision), host, remarks)
 
     def case(self) -> Case:
@@ -129,16 +129,16 @@ def host_embedding(clip_vision, images: torch.Tensor) -> tuple[torch.Tensor, str
     """What the host makes of ``images``, [B, D], and anything to tell of it."""
     try:
         embedding = clip_vision.encode_image(images)["image_embeds"]
-        told = ""
+        remark = ""
     except AttributeError:
         pixels = comfy.clip_model.clip_preprocess(
             images, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
         )
         embedding = clip_vision.model(pixel_values=pixels)[2]
-        told = "the host's 'CLIP Vision Encode' fails with this model; compared with the model"
+        remark = "the host's 'CLIP Vision Encode' fails with this model; compared with the model"
     if embedding.ndim == 3:
         return embedding.mean(dim=1), "mean of the patches, as the host has no pooling for it"
-    return embedding, told
+    return embedding, remark
 
 
 def examined(encoder: ImageEncoder, host: torch.Tensor, remarks: list[str]) -> Finding:
@@ -163,8 +163,8 @@ def examined(encoder: ImageEncoder, host: torch.Tensor, remarks: list[str]) -> F
                     return (normal(*found.shape, seed=8).double() * found.tanh()).sum()
 
                 error = nearby_error(value, images)
-    told = "; ".join([*remarks, "gradient without the rounding to 8 bits"])
-    return Finding(torch.equal(embedding, host), error, kept, remark=told)
+    remark = "; ".join([*remarks, "gradient without the rounding to 8 bits"])
+    return Finding(torch.equal(embedding, host), error, kept, remark=remark)
 
 
 def open_clip_case(name: str, vision: dict, quick: bool = False) -> Case:

@@ -134,7 +134,7 @@ class Kind:
                 z = latents.clone().requires_grad_()
                 images = recomputed(codec.decode, z, [vae.first_stage_model])
                 (again,) = torch.autograd.grad(images.square().sum(), z)
-                with unspoilt():
+                with saved_as_copies():
                     (plain,) = torch.autograd.grad(codec.decode(z).square().sum(), z)
                 if not torch.equal(again, plain):
                     raise AssertionError("The gradient changes when activations are recomputed.")
@@ -168,7 +168,7 @@ class Kind:
             latents = latents.clone()
 
             def value(z: torch.Tensor) -> torch.Tensor:
-                with unspoilt():
+                with saved_as_copies():
                     images = codec.decode(z)
                 return (normal(*images.shape, seed=8).double() * images.tanh()).sum()
 
@@ -191,7 +191,7 @@ def nearby_error(value: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor
     return max(relative_errors(lambda x: value(at + NEARNESS * (x - at)), at, DIRECTIONS))
 
 
-def unspoilt() -> contextlib.AbstractContextManager:
+def saved_as_copies() -> contextlib.AbstractContextManager:
     """Save copies for the backward pass, of which `recomputed` takes care in a checkpoint."""
     return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda tensor: tensor)
 

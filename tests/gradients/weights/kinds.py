@@ -1,7 +1,7 @@
 """Every form in which the weights of a model come in.
 
 Below 32 bits a central difference of the run itself tells nothing: its step is lost in rounding.
-What can be told apart is this. The numbers that the weights hold are what they are, however few
+What can be remark apart is this. The numbers that the weights hold are what they are, however few
 bits they have, and a gradient of the noise takes them as constants; only what is computed from them
 is rounded. So the graph is measured twice. As the user runs it: forward equality and weights. Then
 the very same loaded model, the same rounded weights, with everything computed from them in float64:
@@ -97,7 +97,7 @@ def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [part for name in inner for part in parts(getattr(tensor, name))]
 
 
-def kept(model, before: dict) -> bool:
+def stayed(model, before: dict) -> bool:
     after = stored(model)
     return after.keys() == before.keys() and all(
         after[name][0] is tensor
@@ -142,15 +142,15 @@ def examine_rounded(load_model: Callable) -> Finding:
         forward = torch.equal(sample_unrolled(graph), stock)
     except SeedSelectError as error:
         return Finding(refusal=str(error))
-    unharmed = kept(model, before)
+    unharmed = stayed(model, before)
     rounded = gradient(graph)
     with in_double(), nothing_rounded():
         graph = flux_wired(model, torch.float64)
         error = gradient_error(graph)
         fine = gradient(graph)
     apart = ((rounded - fine).norm() / fine.norm()).item()
-    told = f"gradient of the run is {apart:.1e} from that of the same weights in float64"
-    return Finding(forward, error, unharmed, remark=told, parts=parts)
+    remark = f"gradient of the run is {apart:.1e} from that of the same weights in float64"
+    return Finding(forward, error, unharmed, remark=remark, parts=parts)
 
 
 def gradient(graph: Wired) -> torch.Tensor:

@@ -120,8 +120,8 @@ def on_gpu(mode: str, dynamic: bool = False) -> Callable[[], Finding]:
             return Finding(remark="not run: needs a GPU")
         found = comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
         if dynamic != found:
-            told = "on" if dynamic else "off"
-            return Finding(remark=f"not run: needs the host started with dynamic VRAM {told}")
+            state = "on" if dynamic else "off"
+            return Finding(remark=f"not run: needs the host started with dynamic VRAM {state}")
         state = comfy.model_management.VRAMState[mode]
         with patch.object(comfy.model_management, "vram_state", state):
             return examine(lambda dtype: flux_wired(load(flux_weights(), dtype=dtype), dtype))

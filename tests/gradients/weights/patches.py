@@ -178,8 +178,8 @@ CACHES = [
 
 
 def _name(name: str, given: dict) -> str:
-    told = ", ".join(f"{key} {value}" for key, value in given.items())
-    return f"{name} ({told})" if told else name
+    listed = ", ".join(f"{key} {value}" for key, value in given.items())
+    return f"{name} ({listed})" if listed else name
 
 
 def cases() -> list[Case]:
