@@ -1,8 +1,9 @@
 # Each target is one call of scripts/host.py; those without make call it themselves.
 # Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
+# ComfyUI checkouts through HOSTS: make hosts HOSTS="../ComfyUI-0.30.0 ../ComfyUI-0.33.0"
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality coverage
+.PHONY: install demo ui test lint bench bench-quality coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -19,3 +20,5 @@ bench-quality:
 	$(PYTHON) scripts/host.py bench quality $(ARGS)
 coverage:
 	$(PYTHON) scripts/host.py coverage $(ARGS)
+hosts:
+	$(PYTHON) scripts/host.py hosts $(HOSTS)

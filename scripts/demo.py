@@ -1,11 +1,11 @@
 """The whole method in a real ComfyUI: the four letters that the pocket model draws worst.
 
-usage: python3 scripts/host.py demo [--output demo_output]
+usage: python3 scripts/host.py demo [--output demo_output] [--letters 4]
 
-Starts the host headless, queues workflows/pocket_demo.json over its HTTP API for the four letters
-seen in the fewest fonts, eight seeds each, and writes into the output folder: `before/` and
-`after/` (64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where
-both judges read the letter) and `report.json`.
+Starts the host headless, queues workflows/pocket_demo.json over its HTTP API for the letters seen
+in the fewest fonts, eight seeds each, and writes into the output folder: `before/` and `after/`
+(64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where both judges
+read the letter) and `report.json`.
 """
 
 from __future__ import annotations
@@ -143,9 +143,11 @@ def contact_sheet(rows: list[dict]) -> Image.Image:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=REPO / "demo_output")
-    output = parser.parse_args().output
+    parser.add_argument("--letters", type=int, default=LETTERS, choices=range(1, LETTERS + 1))
+    args = parser.parse_args()
+    output = args.output
     frequency = json.loads((REPO / "pocket/weights/fonts_seen.json").read_text())
-    letters = sorted(frequency, key=frequency.get)[:LETTERS]
+    letters = sorted(frequency, key=frequency.get)[: args.letters]
     graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
     # Only now, since PyTorch takes its time.
     from pocket.references import letter_pictures
@@ -156,7 +158,7 @@ def main() -> int:
     with host.server() as server:
         client = ComfyClient(server.url)
         workflow = to_api(graph, client.get("object_info"))
-        for letter, colors in zip(letters, COLORS, strict=True):
+        for letter, colors in zip(letters, COLORS, strict=False):
             prompt = letter_prompt(workflow, letter, colors)
             row = run_letter(client, prompt, letter)
             account = read_account(Path(server.base_directory) / "output", row["seed_file"])

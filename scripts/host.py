@@ -10,8 +10,10 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
   coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
+  hosts FOLDER ..  run scripts/host_matrix.py: which of these ComfyUI versions the pack runs in
 
-Every verb installs first what is missing or broken; when nothing is, that takes under a second.
+Every verb but hosts installs first what is missing or broken; when nothing is, that takes under a
+second.
 
 environment
   COMFYUI_DIR        use this ComfyUI and its own Python; nothing is installed into it
@@ -401,7 +403,15 @@ def coverage(arguments: Sequence[str]) -> int:
     return _run(find_host(), str(REPO / "tests" / "gradients" / "run.py"), *arguments)
 
 
-VERBS = {verb.__name__: verb for verb in (install, demo, ui, test, lint, bench, evaluate, coverage)}
+def hosts(arguments: Sequence[str]) -> int:
+    """Try the pack in other versions of ComfyUI, and write docs/hosts.md."""
+    script = str(REPO / "scripts" / "host_matrix.py")
+    # Each of them brings its own Python; this one only looks on.
+    return _wait(subprocess.Popen([sys.executable, script, *arguments]))
+
+
+_ALL = (install, demo, ui, test, lint, bench, evaluate, coverage, hosts)
+VERBS = {verb.__name__: verb for verb in _ALL}
 
 
 def main(arguments: Sequence[str]) -> int:

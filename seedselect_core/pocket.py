@@ -40,20 +40,8 @@ TEXT_CONFIG = {
     "max_position_embeddings": PROMPT_TOKENS,
     "eos_token_id": END,
 }
-VISION_CONFIG = {
-    "model_type": "clip_vision_model",
-    "image_size": 64,
-    "patch_size": 8,
-    "num_channels": 3,
-    "hidden_size": 128,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "intermediate_size": 384,
-    "hidden_act": "quick_gelu",
-    "projection_dim": TEXT_WIDTH,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.3, 0.3, 0.3],
-}
+# A file, as the host's own: before 0.23 it takes nothing else.
+VISION_CONFIG = WEIGHTS / "clip_vision.json"
 VAE_CONFIG = {
     "embed_dim": 4,
     "ddconfig": {
@@ -210,6 +198,6 @@ def load_pocket_model():
     )
     clip = load_clip()
     vae = load_vae()
-    clip_vision = comfy.clip_vision.ClipVisionModel(VISION_CONFIG)
+    clip_vision = comfy.clip_vision.ClipVisionModel(str(VISION_CONFIG))
     clip_vision.load_sd(_load("clip_vision"))
     return patcher, clip, vae, clip_vision

@@ -141,12 +141,9 @@ def test_the_pack_is_itself_wherever_it_is_installed():
 # --- behind the host's back -----------------------------------------------------------------------
 
 
-ATTENTION = comfy.ldm.modules.attention.attention_pytorch
-
-
 def hidden_attention(q, k, v, *args, **kwargs):
     with torch.no_grad():
-        return 5 * ATTENTION(q, k, v, *args, **kwargs)
+        return 5 * q  # what each place makes of itself, so that much is hidden
 
 
 def test_attention_of_the_host_and_of_pytorch_is_not_foreign():

@@ -7,8 +7,10 @@ import comfy.clip_vision
 import comfy.sd
 import pytest
 import torch
+from comfy.image_encoders.dino2 import Dino2Embeddings
 from safetensors.torch import save_file
 
+import tiny
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.likeness.clamping import clamp_inward
 from seedselect_core.likeness.encoders import ClipVisionEncoder, encode_references
@@ -55,7 +57,11 @@ def randomize(module: torch.nn.Module) -> None:
 
 
 def clip_vision(kind: str) -> comfy.clip_vision.ClipVisionModel:
-    model = comfy.clip_vision.ClipVisionModel(CONFIGS[kind])
+    if CONFIGS[kind]["model_type"] not in comfy.clip_vision.IMAGE_ENCODERS:
+        pytest.skip("This host does not know this encoder.")
+    if kind == "dinov2" and not hasattr(Dino2Embeddings, "interpolate_pos_encoding"):
+        pytest.skip("This host knows it at its full size only.")
+    model = tiny.clip_vision_of(CONFIGS[kind])
     randomize(model.model)
     return model
 
@@ -119,6 +125,8 @@ def test_gradient_is_that_of_the_smooth_path(kind, monkeypatch):
     probe = torch.randn(DIMENSIONS[kind], generator=torch.Generator().manual_seed(3)).double()
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(4)).double()
     encoder = ClipVisionEncoder(model)
+    if encoder(images).dtype != images.dtype:
+        pytest.skip("This host computes it in the type of its weights, too coarse for this.")
 
     def loss(x):
         return (encoder(x) @ probe).sum()

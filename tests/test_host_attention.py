@@ -74,3 +74,67 @@ def test_the_hosts_kernels_without_a_backward_get_one(qkv):
         cell.cell_contents = real
     for one, other in zip(found, gradients(attend({}, qkv), qkv), strict=True):
         torch.testing.assert_close(one, other)
+
+
+needs_containers = pytest.mark.skipif(
+    not hasattr(comfy.ldm.modules.attention, "AttentionTensorContainer"),
+    reason="This host hands over no containers.",
+)
+
+
+def contained(wrapper, qkv, **options):
+    """Attention as the host's transformers call it since 0.32."""
+    containers = map(comfy.ldm.modules.attention.AttentionTensorContainer, qkv)
+    return wrapper(*containers, 2, **options)
+
+
+def coarse_of_containers(q, k, v, heads, **options):
+    return attend({}, [q.take(), k.take(), v.take()]).detach().half().float()
+
+
+@needs_containers
+def test_a_kernel_that_takes_containers_gets_a_gradient(qkv, monkeypatch):
+    wrapper = comfy.ldm.modules.attention.attention_comfy_kitchen_int8
+    monkeypatch.setattr(wrapper, "container_function", coarse_of_containers)
+    sampled = contained(wrapper, qkv)
+    with pytest.raises(Broken), differentiable_attention({}):
+        output = contained(wrapper, qkv)
+        assert torch.equal(output, sampled)
+        for found, expected in zip(
+            gradients(output, qkv), gradients(attend({}, qkv), qkv), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+        raise Broken
+    assert wrapper.container_function is coarse_of_containers
+
+
+@needs_containers
+def test_an_override_that_takes_containers_is_called_so(qkv):
+    def override(attention, *args, **options):
+        raise AssertionError("not as tensors")
+
+    override.container_function = coarse_of_containers
+    options = {"optimized_attention_override": override}
+    wrapper = comfy.ldm.modules.attention.attention_pytorch
+    sampled = contained(wrapper, qkv, transformer_options=options)
+    with differentiable_attention(options):
+        output = contained(wrapper, qkv, transformer_options=options)
+        assert torch.equal(output, sampled)
+        for found, expected in zip(
+            gradients(output, qkv), gradients(attend({}, qkv), qkv), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    assert options == {"optimized_attention_override": override}
+
+
+@needs_containers
+def test_an_override_that_takes_no_containers_still_gets_tensors(qkv):
+    def shifted(attention, q, *args, **options):
+        return attention(q, *args, **options) + q
+
+    options = {"optimized_attention_override": shifted}
+    expected = gradients(attend(options, qkv), qkv)
+    wrapper = comfy.ldm.modules.attention.attention_pytorch
+    with differentiable_attention(options):
+        found = gradients(contained(wrapper, qkv, transformer_options=options), qkv)
+    assert all(map(torch.equal, found, expected))

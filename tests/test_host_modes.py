@@ -1,6 +1,7 @@
 """Modes and measurements of the host that a gradient needs otherwise, put back afterwards."""
 
 import comfy.model_management
+import comfy.model_patcher
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -36,6 +37,22 @@ def test_memory_is_measured_once(monkeypatch):
         raise Broken
     assert seen == [0, 0, 0]
     assert comfy.model_management.get_free_memory is measure
+
+
+def test_memory_beside_the_weights_is_measured_once(monkeypatch):
+    answers = iter(range(10))
+    patcher = comfy.model_patcher.ModelPatcher
+
+    def measure(self, device):
+        return next(answers)
+
+    monkeypatch.setattr(patcher, "get_free_memory", measure)
+    model = tiny.model()
+    with pytest.raises(Broken), fixed_free_memory():
+        seen = [model.get_free_memory(torch.device("cpu")) for _ in range(3)]
+        raise Broken
+    assert seen == [0, 0, 0]
+    assert patcher.get_free_memory is measure
 
 
 def test_less_memory_in_the_backward_pass_changes_nothing(monkeypatch):

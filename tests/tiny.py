@@ -1,6 +1,9 @@
 """Small random models of the host's real classes, made in inference mode as the host's nodes do."""
 
 import copy
+import json
+import tempfile
+from pathlib import Path
 
 import comfy.clip_vision
 import comfy.sd
@@ -65,9 +68,17 @@ def vae() -> comfy.sd.VAE:
     return host
 
 
+def clip_vision_of(config: dict) -> comfy.clip_vision.ClipVisionModel:
+    """CLIP_VISION without weights, of a file: hosts before 0.23 take no dict."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(config))
+        return comfy.clip_vision.ClipVisionModel(str(path))
+
+
 @torch.inference_mode()
 def clip_vision() -> comfy.clip_vision.ClipVisionModel:
-    host = comfy.clip_vision.ClipVisionModel(VISION)
+    host = clip_vision_of(VISION)
     randomize(host.model, 3)
     return host
 

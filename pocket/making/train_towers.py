@@ -91,7 +91,7 @@ class Towers(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.text = pocket.PocketClipModel(dtype=torch.float32).transformer
-        vision = ClipVisionModel(pocket.VISION_CONFIG)
+        vision = ClipVisionModel(str(pocket.VISION_CONFIG))
         self.mean = vision.image_mean[0]
         self.std = vision.image_std[0]
         self.vision = vision.model.float()

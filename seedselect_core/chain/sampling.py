@@ -79,12 +79,10 @@ def sample_from_seed(
 
 def latent_samples(model, latent: dict) -> torch.Tensor:
     """The latent as the host's KSampler takes it: an empty one gets the model's channels."""
-    return comfy.sample.fix_empty_latent_channels(
-        model,
-        latent["samples"],
-        latent.get("downscale_ratio_spacial"),
-        latent.get("downscale_ratio_temporal"),
-    )
+    # Hosts before 0.22 make no latent that has the second, and take none.
+    names = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+    ratios = {name: latent[name] for name in names if name in latent}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
 
 
 def intermediate(latent: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,14 @@
 
 Tried on the hosts that docs/hosts.md lists as proven.
 
-Sage and flash attention as the host calls them cannot be differentiated. They approximate the same
-function as PyTorch's attention, so its gradient, at the same queries, keys and values, is theirs up
-to that approximation; and what the model draws stays what it draws in sampling. An override that a
-node has put on the model may be such a kernel, or something else altogether. It is asked once: what
-has a gradient is left alone, what has none must at least give what PyTorch gives.
+Sage, flash and int8 attention as the host calls them cannot be differentiated. They approximate the
+same function as PyTorch's attention, so its gradient, at the same queries, keys and values, is
+theirs up to that approximation; and what the model draws stays what it draws in sampling. An
+override that a node has put on the model may be such a kernel, or something else altogether. It is
+asked once: what
+has a gradient is left alone, what has none must at least give what PyTorch gives. From 0.32 on the
+host hands over queries, keys and values in containers, which a kernel or override may take as they
+are by a function of its own (`container_function`), and by which it then samples.
 
 Rotary embeddings: some models call the kernels of comfy_kitchen whether they are trained or not
 (Cosmos Predict 2, Anima, JoyImage), or one of them in training too (ERNIE-Image).
@@ -63,7 +66,13 @@ NEEDS = (
 
 # ---------------------------------------------------------------- attention
 
-WITHOUT_BACKWARD = ("attention_sage", "attention3_sage", "attention_flash")
+# Not every host has them all.
+WITHOUT_BACKWARD = (
+    "attention_sage",
+    "attention3_sage",
+    "attention_flash",
+    "attention_comfy_kitchen_int8",
+)
 OVERRIDE = "optimized_attention_override"
 # Largest difference from PyTorch's attention, relative to it: 8 and 4 bits stay below.
 LIMIT = 0.3
@@ -153,6 +162,41 @@ def _checked(override: Callable) -> Callable:
     return attention
 
 
+def _of_tensors(attention: Callable) -> Callable:
+    """``attention(q, k, v, ...)`` of tensors, as a function of containers."""
+
+    def of_containers(q, k, v, *args, **options):
+        return attention(q.take(), k.take(), v.take(), *args, **options)
+
+    return of_containers
+
+
+def _of_containers(of_containers: Callable) -> Callable:
+    """The opposite of `_of_tensors`."""
+
+    def attention(q, k, v, *args, **options):
+        containers = map(host.AttentionTensorContainer, (q, k, v))
+        return of_containers(*containers, *args, **options)
+
+    return attention
+
+
+def _checked_override(override: Callable) -> Callable:
+    attention = _checked(override)
+    if hasattr(override, "container_function"):
+        packed = _of_containers(override.container_function)
+        checked = _checked(lambda _, *args, **options: packed(*args, **options))
+        attention.container_function = _of_tensors(functools.partial(checked, None))
+    return attention
+
+
+def _container_with_gradient(of_containers: Callable | None) -> Callable | None:
+    """The function of containers of a kernel without a backward; None where it has none."""
+    if of_containers is None:
+        return None
+    return _of_tensors(_with_gradient(_of_containers(of_containers)))
+
+
 @contextlib.contextmanager
 def differentiable_attention(transformer_options: dict) -> Iterator[None]:
     """Give every attention of the host a gradient.
@@ -162,23 +206,22 @@ def differentiable_attention(transformer_options: dict) -> Iterator[None]:
             as override is exchanged meanwhile.
     """
     override = transformer_options.get(OVERRIDE)
-    cells = []
-    try:
+    with contextlib.ExitStack() as stack:
         for name in WITHOUT_BACKWARD:
             # Half a hundred modules hold the wrapper by name, so what it wraps is exchanged.
-            cell = closure(getattr(host, name, None)).get("func")
-            if cell is None:
-                continue  # `NEEDS` says so, and the gradient is checked first
-            cells.append((cell, cell.cell_contents))
-            cell.cell_contents = _with_gradient(cell.cell_contents)
-        if override is not None:
-            transformer_options[OVERRIDE] = _checked(override)
-        yield
-    finally:
-        for cell, kernel in cells:
-            cell.cell_contents = kernel
-        if override is not None:
-            transformer_options[OVERRIDE] = override
+            wrapper = getattr(host, name, None)
+            cell = closure(wrapper).get("func")
+            if cell is not None:
+                stack.enter_context(exchanged(cell, "cell_contents", _with_gradient))
+            packed = exchanged(wrapper, "container_function", _container_with_gradient)
+            stack.enter_context(packed)
+        try:
+            if override is not None:
+                transformer_options[OVERRIDE] = _checked_override(override)
+            yield
+        finally:
+            if override is not None:
+                transformer_options[OVERRIDE] = override
 
 
 # ---------------------------------------------------------------- rotary embeddings

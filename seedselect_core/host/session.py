@@ -5,7 +5,7 @@
 | `in_training` of `comfy.model_management` | fused kernels have no backward | `gradients_enabled` |
 | inference mode | autograd needs ordinary tensors | `gradients_enabled` |
 | every use of an inference tensor | the same | `OrdinaryViews` |
-| `get_free_memory` | calls are batched by its answer | `fixed_free_memory` |
+| `get_free_memory`, also of a patcher | calls are batched by it | `fixed_free_memory` |
 | the wrapper of ``torch.compile`` | its graphs have no gradient | `uncompiled` |
 
 Tried on the hosts that docs/hosts.md lists as proven.
@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import comfy.model_management
+import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
@@ -27,6 +28,7 @@ from .weights import ordinary_view
 NEEDS = (
     Need("comfy.model_management:in_training"),
     Need("comfy.model_management:get_free_memory", ("dev", "torch_free_too")),
+    Need("comfy.model_patcher:ModelPatcher.get_free_memory", ("device",)),
     Need("comfy.patcher_extension:WrappersMP.APPLY_MODEL"),
 )
 
@@ -50,7 +52,8 @@ def fixed_free_memory() -> Iterator[None]:
     """Let the host see the same free memory at every model call.
 
     It asks for it each time, and batches conditionings and slices attention by the answer. A
-    recomputed call must take the route of the first one, however full the memory is by then.
+    recomputed call must take the route of the first one, however full the memory is by then. A
+    model's patcher adds the memory of weights that it could drop, which changes as well.
     """
     seen: dict[tuple, object] = {}
 
@@ -63,7 +66,20 @@ def fixed_free_memory() -> Iterator[None]:
 
         return first_answer
 
-    with exchanged(comfy.model_management, "get_free_memory", remembered):
+    def remembered_beside(measure: Callable) -> Callable:
+        def first_answer(patcher, device):
+            key = (str(device), id(patcher))
+            if key not in seen:
+                seen[key] = measure(patcher, device)
+            return seen[key]
+
+        return first_answer
+
+    patcher = comfy.model_patcher.ModelPatcher
+    with (
+        exchanged(comfy.model_management, "get_free_memory", remembered),
+        exchanged(patcher, "get_free_memory", remembered_beside),
+    ):
         yield
 
 

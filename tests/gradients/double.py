@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from seedselect_core.chain import unroll
+from seedselect_core.memory import recompute
 
 ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
 DRAWING = (torch.randn, torch.rand)
@@ -57,9 +57,9 @@ def in_double() -> Iterator[None]:
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
-        unroll.checkpoint = _checkpoint_in_double
+        recompute.checkpoint = _checkpoint_in_double
         with _InDouble():
             yield
     finally:
-        unroll.checkpoint = checkpoint
+        recompute.checkpoint = checkpoint
         torch.set_default_dtype(before)
