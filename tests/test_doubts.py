@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+from dataclasses import replace
 
 import comfy.ldm.modules.attention
 import comfy.samplers
@@ -14,12 +15,14 @@ import tiny
 from seedselect_core.chain import doubts as module
 from seedselect_core.chain.doubts import NEEDS, Proven, doubts
 from seedselect_core.chain.parts import foreign_attention, origin, parts_of
+from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.chain.unroll import Denoising
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.host import samplers
 from seedselect_core.host.needs import Need, unbound
 from seedselect_core.host.samplers import sampler_name, sampler_of
 from seedselect_core.pocket import load_pocket_model
+from seedselect_core.seeds.seed import Seed
 
 SIGMAS = torch.tensor([14.0, 5.0, 1.5, 0.0])
 
@@ -141,9 +144,22 @@ def test_the_pack_is_itself_wherever_it_is_installed():
 # --- behind the host's back -----------------------------------------------------------------------
 
 
+ATTENTION = comfy.ldm.modules.attention.attention_pytorch
+
+
 def hidden_attention(q, k, v, *args, **kwargs):
     with torch.no_grad():
-        return 5 * q  # what each place makes of itself, so that much is hidden
+        return ATTENTION(q, k, v, *args, **kwargs)
+
+
+def attentive_model():
+    """MODEL whose attention tells places apart, and counts for much in what it predicts."""
+    model = tiny.model()
+    with torch.inference_mode():
+        for name, weight in model.model.diffusion_model.named_parameters():
+            if name.endswith(("to_q.weight", "to_out.0.weight")):
+                weight.mul_(20)
+    return model
 
 
 def test_attention_of_the_host_and_of_pytorch_is_not_foreign():
@@ -169,12 +185,11 @@ def test_replaced_attention_is_found(place, monkeypatch):
 
 @pytest.mark.doubts
 def test_a_search_through_replaced_attention_is_refused(monkeypatch):
-    monkeypatch.setattr(comfy.ldm.modules.attention, "optimized_attention", hidden_attention)
-    monkeypatch.setattr(comfy.ldm.modules.attention, "optimized_attention_masked", hidden_attention)
-    with pytest.raises(
-        SeedSelectError, match=r"attention replaced by .*hidden_attention.* is wrong"
-    ):
-        tiny.optimize(tiny.Graph())
+    tiny.optimize(tiny.Graph(model=attentive_model()))
+    for name in ("optimized_attention", "optimized_attention_masked"):
+        monkeypatch.setattr(comfy.ldm.modules.attention, name, hidden_attention)
+    with pytest.raises(SeedSelectError, match=r"attention replaced by .*hidden_attention.* wrong"):
+        tiny.optimize(tiny.Graph(model=attentive_model()))
 
 
 def test_names_without_a_function_do_no_harm(monkeypatch):
@@ -182,8 +197,16 @@ def test_names_without_a_function_do_no_harm(monkeypatch):
         comfy.samplers, "SAMPLER_NAMES", ["of_another_pack", *comfy.samplers.SAMPLER_NAMES]
     )
     assert sampler_name(comfy.samplers.sampler_object("heun")) == "heun"
-    with pytest.raises(SeedSelectError, match=r"^sampler: 'of_another_pack' is on ComfyUI's list"):
+    told = r"^sampler: 'of_another_pack' is on ComfyUI's list"
+    with pytest.raises(SeedSelectError, match=told):
         sampler_of("of_another_pack")
+    sampling = replace(tiny.SAMPLING, sampler_name="of_another_pack")
+    with pytest.raises(SeedSelectError, match=told):
+        tiny.optimize(tiny.Graph(), sampling)
+    graph = tiny.Graph()
+    seed = Seed(tiny.normal(1, 4, 8, 8), sampling)
+    with pytest.raises(SeedSelectError, match=told):
+        sample_from_seed(graph.model, graph.positive, graph.negative, seed)
 
 
 # --- what hides from autograd ---------------------------------------------------------------------

@@ -6,6 +6,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 
+from ..host.samplers import sampler_of
 from ..likeness.vae import host_pictures
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
@@ -52,12 +53,14 @@ def sample_from_seed(
         latent: what the seed was optimized on, needed only for inpainting.
 
     Raises:
-        SeedSelectError: the seed was made for another model or size.
+        SeedSelectError: the seed was made for another model or size, or no function stands behind
+            the sampler's name.
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
     samples = latent_samples(model, latent)
     seed.require_fit(model, samples)
+    sampler_of(sampling.sampler_name)
     result = comfy.sample.sample(
         model,
         seed.noise,

@@ -16,10 +16,9 @@ Sage, flash and int8 attention as the host calls them cannot be differentiated. 
 same function as PyTorch's attention, so its gradient, at the same queries, keys and values, is
 theirs up to that approximation; and what the model draws stays what it draws in sampling. An
 override that a node has put on the model may be such a kernel, or something else altogether. It is
-asked once: what
-has a gradient is left alone, what has none must at least give what PyTorch gives. From 0.32 on the
-host hands over queries, keys and values in containers, which a kernel or override may take as they
-are by a function of its own (`container_function`), and by which it then samples.
+asked once: what has a gradient is left alone, what has none must at least give what PyTorch gives.
+From 0.32 on the host hands over queries, keys and values in containers, which a kernel or override
+may take as they are by a function of its own (`container_function`), and by which it then samples.
 
 Rotary embeddings: some models call the kernels of comfy_kitchen whether they are trained or not
 (Cosmos Predict 2, Anima, JoyImage), or one of them in training too (ERNIE-Image).
