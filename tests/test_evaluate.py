@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 from argparse import Namespace
-from pathlib import Path
 
 import comfy.clip_vision
 import comfy.sd
@@ -14,9 +12,9 @@ from PIL import Image
 
 import evaluate
 import evaluate_figures
+from pocket.references import letter_pictures
 
 torch.set_num_threads(1)
-REFERENCES = Path(__file__).parents[1] / "pocket" / "references"
 QUICK = "--pocket --references 3 --pictures 2 --batch 2 --steps 2 --preset paper --iterations 1"
 
 
@@ -26,8 +24,8 @@ def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
     for letter in "FS":
         (root / letter).mkdir()
-        for path in REFERENCES.glob(f"{letter}_*.png"):
-            shutil.copy(path, root / letter)
+        for number, picture in enumerate(letter_pictures(letter)):
+            Image.fromarray(picture).save(root / letter / f"{letter}_{number}.png")
     (root / "S" / "S_7.png").unlink()
     (root / "S" / "S_00.png").write_bytes(b"broken")
     return root
