@@ -45,6 +45,7 @@ TESTS = (
     "test_gradients.py",
     "test_search_stages.py",
     "test_encoders.py",
+    "test_memory.py",
 )
 MINUTES = 30  # that a demo or the tests may take
 

@@ -397,13 +397,13 @@ def test_objective_saves_a_latent_only():
     graph = tiny.Graph()
     found = []
 
-    def spy(objective, noise, denoised, rows):
+    def spy(objective, noise, denoised, rows, **how):
         if not torch.is_grad_enabled():
-            return plain(objective, noise, denoised, rows)
+            return plain(objective, noise, denoised, rows, **how)
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: found.append(t.numel()) or t, lambda t: t
         ):
-            return plain(objective, noise, denoised, rows)
+            return plain(objective, noise, denoised, rows, **how)
 
     plain = Objective.__call__
     with pytest.MonkeyPatch.context() as patch:

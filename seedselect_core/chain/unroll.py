@@ -31,6 +31,7 @@ from ..host.weights import (
     pinned_weights,
     quantized_layers,
 )
+from ..memory.blocks import Blocks
 from ..memory.recompute import CheckpointedGuider, Recomputation
 
 
@@ -71,6 +72,7 @@ class Chain:
             makes again included.
         ends_noisy: whether the schedule stops above zero, so that the sampler returns noise too.
         final: what the sampler returned at the last run, without its history.
+        by_blocks: whether the backward pass makes each call again block by block, see `spare`.
     """
 
     def __init__(self, sampler, run: _Run, recomputation: Recomputation, guider):
@@ -80,6 +82,7 @@ class Chain:
         # The host's uni_pc writes this small number over a last sigma of zero.
         self.ends_noisy = bool(run.sigmas[-1] > 0.001)
         self.final: torch.Tensor | None = None
+        self.by_blocks = False
         self._sampler = sampler
         self._run = run
         self._recomputation = recomputation
@@ -137,6 +140,20 @@ class Chain:
         # The prediction at the last step is the result, but for samplers that correct it once more.
         return [*denoised[:-1], final]
 
+    def spare(self) -> bool:
+        """Need less memory from now on, for the same gradient; False where there is no way left.
+
+        Hooks exchange weights between the prompts of one call, which a block that is made again
+        would not meet again.
+        """
+        hooked = any(
+            cond.get("hooks") is not None for conds in self.guider.conds.values() for cond in conds
+        )
+        if self.by_blocks or hooked or not len(self._recomputation.blocks):
+            return False
+        self.by_blocks = True
+        return True
+
     def _thinned(self, steps: int) -> torch.Tensor:
         sigmas = self._run.sigmas
         if 0 < steps < self.steps:
@@ -148,7 +165,7 @@ class Chain:
             self.evaluations += pictures
 
         return self._sampler.sample(
-            CheckpointedGuider(self.guider, self._recomputation, count, exact),
+            CheckpointedGuider(self.guider, self._recomputation, count, exact, self.by_blocks),
             sigmas,
             dict(self._run.extra_args),
             collect,
@@ -223,7 +240,9 @@ class _Unrolled(comfy.samplers.Sampler):
                     None if denoise_mask is None else ordinary_view(denoise_mask),
                 )
                 state = GuiderState(model_wrap, model_options, views)
-                recomputation = Recomputation(state, views, storages(modules))
+                weights = storages(modules)
+                blocks = Blocks(model_wrap.inner_model.diffusion_model, state, views, weights)
+                recomputation = Recomputation(state, views, weights, blocks)
                 chain = Chain(self._sampler, run, recomputation, model_wrap)
                 return self._search(chain, ordinary_view(noise).clone())
             finally:

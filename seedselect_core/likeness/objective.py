@@ -48,12 +48,18 @@ class Objective:
     process_latent_out: Callable[[torch.Tensor], torch.Tensor]
 
     def __call__(
-        self, noise: torch.Tensor, denoised: list[torch.Tensor], rows: torch.Tensor | None = None
+        self,
+        noise: torch.Tensor,
+        denoised: list[torch.Tensor],
+        rows: torch.Tensor | None = None,
+        *,
+        one_by_one: bool = False,
     ) -> Losses:
         """Losses of ``noise`` [B, C, ...] whose chain ended in ``denoised`` (final last).
 
         Args:
             rows: [B], which seeds of the whole batch these are; None for all.
+            one_by_one: decode and compare picture by picture, which needs memory for one.
         """
         aim, layout = self.targets.of_rows(rows)
         weights = self.weights.of_last(len(denoised))
@@ -61,7 +67,7 @@ class Objective:
         contrast = 0.0
         images = None
         for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
-            loss, push, images = self._compare(latent, aim)
+            loss, push, images = self._compared(latent, aim, one_by_one)
             semantic = semantic + weight * loss.to(noise.device)
             contrast = contrast + weight * push.to(noise.device)
         layout = layout.to(denoised[-1]).view(-1, *layout.shape[-denoised[-1].ndim + 1 :])
@@ -75,6 +81,15 @@ class Objective:
         total = total + w.norm * norm + w.contrast * contrast
         parts = (part.detach() for part in (semantic, appearance, norm))
         return Losses(total, *parts, images.detach())
+
+    def _compared(
+        self, latent: torch.Tensor, aim: torch.Tensor, one_by_one: bool
+    ) -> tuple[torch.Tensor, ...]:
+        if not one_by_one:
+            return self._compare(latent, aim)
+        aims = aim if aim.ndim == 2 else [aim] * len(latent)
+        parts = [self._compare(one[None], own) for one, own in zip(latent, aims, strict=True)]
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     def _compare(self, latent: torch.Tensor, aim: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Semantic and contrast loss [B] (mean of the views) and picture [B, H, W, 3]."""

@@ -9,15 +9,15 @@ lose that path.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.samplers
 import torch
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ..host.calls import GuiderState, require_same
 from ..host.layers import protect_overwritten_activations, storages
 from ..host.session import OrdinaryViews
+from .blocks import Blocks
+from .checkpoints import checkpointed
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Recomputation:
         state: what the guider remembers between calls.
         views: the ordinary views of inference tensors, the same in both passes.
         weights: addresses of memory that nobody writes to.
+        blocks: the model's, which are recomputed one by one where memory is short.
     """
 
     state: GuiderState
     views: OrdinaryViews
     weights: set[int]
+    blocks: Blocks
 
 
 class CheckpointedGuider:
@@ -41,6 +43,7 @@ class CheckpointedGuider:
     Args:
         on_call: gets the number of pictures of every prediction, recomputed ones included.
         exact: whether the prediction at a timestep [B] is differentiated; others are constants.
+        by_blocks: whether a call is made again block by block.
     """
 
     def __init__(
@@ -49,24 +52,29 @@ class CheckpointedGuider:
         recomputation: Recomputation,
         on_call: Callable[[int], None],
         exact: Callable[[torch.Tensor], bool],
+        by_blocks: bool = False,
     ):
         self._guider = guider
         self._recomputation = recomputation
         self._on_call = on_call
         self._exact = exact
+        self._by_blocks = by_blocks
 
     def __getattr__(self, name: str):
         return getattr(self._guider, name)
 
     def __call__(self, x, timestep, model_options=None, seed=None):
+        again = self._recomputation
+
         def predict(x, timestep):
             self._on_call(len(x))
-            return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
+            # In both passes, which PyTorch compares.
+            with again.blocks.apart() if self._by_blocks else contextlib.nullcontext():
+                return self._guider(x, timestep, model_options=model_options or {}, seed=seed)
 
         if not torch.is_grad_enabled() or not self._exact(timestep):
             with torch.no_grad():
                 return predict(x, timestep)
-        again = self._recomputation
         state = again.state.snapshot()
         first = None
 
@@ -86,38 +94,7 @@ class CheckpointedGuider:
             require_same(prediction.detach(), first)
             return prediction
 
-        # Stopped early, a recomputation would leave the host's loops by an exception.
-        with set_checkpoint_early_stop(False):
-            return checkpointed(predict_alike, x, timestep)
-
-
-def checkpointed(function: Callable, *inputs: torch.Tensor, **options) -> Any:
-    """`torch.utils.checkpoint.checkpoint` that leaves nothing behind where ``function`` fails.
-
-    PyTorch's own keeps its hooks on every tensor that is saved from then on, in any graph, for as
-    long as somebody holds the exception. So an error, or Cancel, is raised when they are gone.
-
-    Args:
-        options: PyTorch's, but for the kind, which is non-reentrant.
-    """
-    failure: BaseException | None = None
-    recorded = False
-
-    def caught(*inputs):
-        nonlocal failure
-        if recorded:  # the backward pass runs it again, and cleans up by itself
-            return function(*inputs)
-        try:
-            return function(*inputs)
-        except BaseException as error:
-            failure = error
-            return inputs[0]
-
-    output = checkpoint(caught, *inputs, use_reentrant=False, **options)
-    recorded = True
-    if failure is not None:
-        raise failure
-    return output
+        return checkpointed(predict_alike, x, timestep)
 
 
 def recomputed(
@@ -142,4 +119,4 @@ def recomputed(
     def contexts():
         return contextlib.nullcontext(), protect_overwritten_activations(storages(modules))
 
-    return checkpointed(call, latent, context_fn=contexts)
+    return checkpointed(call, latent, early_stop=True, context_fn=contexts)

@@ -9,6 +9,7 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +20,14 @@ from ..chain.unroll import Chain
 from ..errors import SeedSelectError
 from ..likeness.losses import norm_prior
 from ..likeness.objective import Losses, Objective
+from ..memory.plan import free, out_of_memory
 from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
 from .settings import Settings
 
+SPARING = (
+    "Out of memory: going on block by block, with the same noise. Each call costs one more forward "
+    "pass."
+)
 SHELLS = {"sphere": to_shell, "channels": standardize_channels}
 
 
@@ -114,6 +120,7 @@ class Search:
         self.draw = draw
         self.can_split_batch = can_split_batch
         self.is_video = is_video
+        self.on_note: Callable[[str], None] = lambda note: None
         self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)
@@ -218,6 +225,21 @@ class Search:
                 self._losses(chain, noise[rows.to(noise.device)], rows)
 
     def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Of the losses of ``rows``; where memory runs out, once more with less of it."""
+        try:
+            return self._gradient_at_once(chain, noise, rows)
+        except Exception as error:
+            if not (out_of_memory(error) and chain.spare()):
+                raise
+        # Only now, since the error held what was in the way.
+        free()
+        logging.warning("SeedSelect: %s", SPARING)
+        self.on_note(SPARING)
+        return self._gradient_at_once(chain, noise, rows)
+
+    def _gradient_at_once(
+        self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
         part = noise.detach()[rows.to(noise.device)].requires_grad_()
         losses = self._losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
         (gradient,) = torch.autograd.grad(losses.total.sum(), part)
@@ -251,7 +273,7 @@ class Search:
 
     def _drawn(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
         denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
-        losses = self.objective(noise, denoised, rows)
+        losses = self.objective(noise, denoised, rows, one_by_one=chain.by_blocks)
         if not torch.isfinite(losses.total).all():
             raise SeedSelectError(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "

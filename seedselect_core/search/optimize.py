@@ -18,6 +18,7 @@ from ..host.samplers import BATCH_INDEPENDENT, require_sampler, sampler_name
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets, build_targets
 from ..likeness.vae import VaeCodec, require_vae
+from ..memory.plan import out_of_memory
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
 from .loop import Search, SeedHistory
@@ -119,7 +120,7 @@ def optimize_noise(
     except BaseException as error:
         if search.best is not None:
             callbacks.unfinished(_seed(search, model, sampling))
-        if comfy.model_management.is_oom(error):
+        if out_of_memory(error):
             raise _out_of_memory(search) from error
         raise
     return _seed(search, model, sampling), {"samples": intermediate(result)}, search.history
@@ -199,6 +200,7 @@ def _checked(
     search: Search, denoising: Denoising, always: bool, callbacks: Callbacks
 ) -> Callable[[Chain, torch.Tensor], torch.Tensor]:
     """``search``, after the gradient was checked where somebody asks for it or must doubt it."""
+    search.on_note = callbacks.note
     name = sampler_name(denoising.sampler)
     if search.settings.iterations > 0:
         search.suspects = doubts(denoising)
@@ -225,8 +227,9 @@ def _checked(
 
 def _out_of_memory(search: Search) -> SeedSelectError:
     return SeedSelectError(
-        "SeedSelect: out of memory. Lower the batch of 'Empty Latent Image' (seeds are optimized "
-        "side by side), then its size, or start ComfyUI with --lowvram." + search.describe_best()
+        "SeedSelect: out of memory, also block by block and picture by picture. Lower the batch of "
+        "'Empty Latent Image' (seeds are optimized side by side), then its size."
+        + search.describe_best()
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from seedselect_core.memory import recompute
+from seedselect_core.memory import checkpoints
 
 ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
 DRAWING = (torch.randn, torch.rand)
@@ -57,9 +57,9 @@ def in_double() -> Iterator[None]:
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
-        recompute.checkpoint = _checkpoint_in_double
+        checkpoints.checkpoint = _checkpoint_in_double
         with _InDouble():
             yield
     finally:
-        recompute.checkpoint = checkpoint
+        checkpoints.checkpoint = checkpoint
         torch.set_default_dtype(before)

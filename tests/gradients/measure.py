@@ -59,6 +59,8 @@ class Finding:
         refusal: the error that the user gets instead, or "".
         remark: anything else to tell.
         parts: what of the host's the graph is made of, see `seedselect_core.chain.parts`.
+        blocks_error: largest relative error of a directional derivative where every block is made
+            again by itself; None: not run, or the graph cannot be cut so.
     """
 
     forward: bool | None = None
@@ -67,6 +69,7 @@ class Finding:
     refusal: str = ""
     remark: str = ""
     parts: tuple[str, ...] = ()
+    blocks_error: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -77,6 +80,7 @@ class Finding:
             return "not run"
         kept = self.forward and self.weights_kept
         near = self.gradient_error is not None and self.gradient_error <= LIMIT
+        near = near and (self.blocks_error is None or self.blocks_error <= LIMIT)
         return "exact" if kept and near else "wrong"
 
     def as_row(self) -> dict:
@@ -118,8 +122,8 @@ def examine(build: Callable[[torch.dtype], Wired], remark: str = "") -> Finding:
     kept = unchanged(graph.guider, before)
     with in_double():
         graph = build(torch.float64)
-        error = gradient_error(graph)
-    return Finding(forward, error, kept, remark=remark, parts=parts)
+        error, blocks_error = gradient_errors(graph)
+    return Finding(forward, error, kept, "", remark, parts, blocks_error)
 
 
 def worst(found: Sequence[Finding], remark: str = "") -> Finding:
@@ -127,12 +131,14 @@ def worst(found: Sequence[Finding], remark: str = "") -> Finding:
     for finding in found:
         if finding.refusal:
             return replace(finding, remark=remark)
+    apart = [finding.blocks_error for finding in found if finding.blocks_error is not None]
     return Finding(
         all(finding.forward for finding in found),
         max(finding.gradient_error for finding in found),
         all(finding.weights_kept for finding in found),
         remark=remark,
         parts=tuple(sorted({part for finding in found for part in finding.parts})),
+        blocks_error=max(apart) if apart else None,
     )
 
 
@@ -182,6 +188,23 @@ def gradient_error(graph: Wired, directions: int = DIRECTIONS) -> float:
     return max(found)
 
 
+def gradient_errors(graph: Wired) -> tuple[float, float | None]:
+    """`gradient_error` of whole calls and by blocks, None where the graph cannot be cut."""
+    found = []
+
+    def search(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        noise = noise.double()
+        slopes, quotients, usual = directional(probed(chain), noise, DIRECTIONS)
+        found.append(max(relative(slopes, quotients, usual)))
+        if chain.spare():
+            apart = slopes_of(probed(chain), noise, DIRECTIONS)
+            found.append(max(relative(apart, quotients, usual)))
+        return noise
+
+    _unrolled(graph, search)
+    return found[0], found[1] if found[1:] else None
+
+
 def _unrolled(graph: Wired, search) -> torch.Tensor:
     torch.manual_seed(graph.seed)
     return unrolled_sampling(
@@ -207,21 +230,48 @@ def probed(chain: Chain) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def relative_errors(f, noise: torch.Tensor, directions: int) -> list[float]:
     """Of the directional derivatives of the scalar ``f``, against central differences."""
+    return relative(*directional(f, noise, directions))
+
+
+def relative(slopes: list[float], quotients: list[float], usual: float) -> list[float]:
+    """Errors relative to the slope that a random direction has; one's own may be near zero."""
+    pairs = zip(slopes, quotients, strict=True)
+    return [abs(slope - quotient) / usual for slope, quotient in pairs]
+
+
+def directional(f, noise: torch.Tensor, directions: int) -> tuple[list[float], list[float], float]:
+    """Slopes by autograd, the same by central differences, and the usual slope."""
+    gradient = gradient_of(f, noise)
+    quotients = []
+    for direction in directions_of(noise, directions):
+        with torch.no_grad():
+            change = (f(noise + STEP * direction) - f(noise - STEP * direction)).item()
+        quotients.append(change / (2 * STEP))
+    usual = gradient.norm().item() / gradient.numel() ** 0.5
+    return along(gradient, noise, directions), quotients, usual
+
+
+def slopes_of(f, noise: torch.Tensor, directions: int) -> list[float]:
+    """Directional derivatives by autograd alone."""
+    return along(gradient_of(f, noise), noise, directions)
+
+
+def along(gradient: torch.Tensor, noise: torch.Tensor, directions: int) -> list[float]:
+    return [(gradient * one).sum().item() for one in directions_of(noise, directions)]
+
+
+def directions_of(noise: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Unit vectors that are always the same."""
+    drawn = (normal(*noise.shape, seed=20 + i).double() for i in range(count))
+    return [direction / direction.norm() for direction in drawn]
+
+
+def gradient_of(f, noise: torch.Tensor) -> torch.Tensor:
     z = noise.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(f(z), z)
     if not (torch.isfinite(gradient).all() and gradient.any()):
         raise AssertionError("The gradient is zero, or not a number.")
-    errors = []
-    for i in range(directions):
-        direction = normal(*noise.shape, seed=20 + i).double()
-        direction = direction / direction.norm()
-        with torch.no_grad():
-            quotient = (f(noise + STEP * direction) - f(noise - STEP * direction)).item()
-        # Relative to the slope that a random direction has; this one's own may be near zero.
-        usual = gradient.norm().item() / gradient.numel() ** 0.5
-        slope = (gradient * direction).sum().item()
-        errors.append(abs(slope - quotient / (2 * STEP)) / usual)
-    return errors
+    return gradient
 
 
 def snapshot(guider: comfy.samplers.CFGGuider) -> dict:

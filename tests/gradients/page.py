@@ -26,6 +26,8 @@ here is typed by hand. ComfyUI {comfyui}, torch {torch}, Python {python}, {machi
 - *Gradient error*: the largest relative error of a directional derivative against central
   differences, in float64. Exact means at most 1e-5, forward equality, and weights that are the same
   objects and bytes afterwards.
+- *By blocks*: the same where memory is short and every block of the model is made again by itself
+  (empty: such a graph cannot be cut, as where LoRA hooks exchange weights within a call).
 - *Refused*: the user gets the sentence in the last column, before any work. *Not run*: the machine
   that made this page could not run it.
 - Weights of fewer bits: the gradient of the code is measured with the values that they mean, in
@@ -69,13 +71,18 @@ def page(table: dict) -> str:
 
 
 def _lines(rows: list[dict]) -> list[str]:
-    lines = ["| name | forward | gradient error | verdict | remark |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+    lines = ["| name | forward | gradient error | by blocks | verdict | remark |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         forward = {True: "equal", False: "differs", None: ""}[row.get("forward")]
-        error = row.get("gradient_error")
-        error = "" if error is None else f"{error:.0e}"
+        whole = _shown(row.get("gradient_error"))
+        apart = _shown(row.get("blocks_error"))
         remark = " ".join(filter(None, (row.get("refusal"), row.get("remark"))))
         remark = remark.replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {row['name']} | {forward} | {error} | {row['verdict']} | {remark} |")
+        cells = (row["name"], forward, whole, apart, row["verdict"], remark)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _shown(error: float | None) -> str:
+    return "" if error is None else f"{error:.0e}"

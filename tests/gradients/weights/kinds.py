@@ -31,7 +31,7 @@ from ..measure import (
     Finding,
     Wired,
     _unrolled,
-    gradient_error,
+    gradient_errors,
     normal,
     own_parts,
     probed,
@@ -146,11 +146,11 @@ def examine_rounded(load_model: Callable) -> Finding:
     rounded = gradient(graph)
     with in_double(), nothing_rounded():
         graph = flux_wired(model, torch.float64)
-        error = gradient_error(graph)
+        error, blocks_error = gradient_errors(graph)
         fine = gradient(graph)
     apart = ((rounded - fine).norm() / fine.norm()).item()
     remark = f"gradient of the run is {apart:.1e} from that of the same weights in float64"
-    return Finding(forward, error, unharmed, remark=remark, parts=parts)
+    return Finding(forward, error, unharmed, "", remark, parts, blocks_error)
 
 
 def gradient(graph: Wired) -> torch.Tensor:
