@@ -164,7 +164,7 @@ def layer_of(graph: tiny.Graph, part: str) -> torch.nn.Module:
     ("part", "call"),
     [
         *[("model", 1), ("model", 2), ("model", 5), ("model", 8)],
-        *[("decoder", 1), ("decoder", 2), ("encoder", 3), ("encoder", 4)],
+        *[("model", 14), ("decoder", 1), ("decoder", 2), ("encoder", 3), ("encoder", 4)],
     ],
 )
 def test_the_same_seed_is_found(part, call):
@@ -178,6 +178,24 @@ def test_the_same_seed_is_found(part, call):
     torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
     assert not any("forward" in vars(module) for module in graph.model.model.modules())
     assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+
+
+@pytest.mark.doubts
+def test_the_check_of_the_gradient_goes_on_with_less():
+    graph = tiny.Graph()
+    Full(layer_of(graph, "model"), 8)  # two samplings of three steps, and then the first gradient
+    notes = []
+    seed, _, _ = tiny.optimize(graph, settings=SETTINGS, on_note=notes.append)
+    assert "Nobody has tried" in notes[0] and "block by block" in notes[1]
+    assert seed.semantic
+
+
+def test_progress_still_ends_where_it_was_planned():
+    graph = tiny.Graph()
+    Full(layer_of(graph, "model"), 8)
+    seen = []
+    tiny.optimize(graph, settings=SETTINGS, on_progress=seen.append)
+    assert seen[-1].done == seen[-1].planned
 
 
 def test_the_error_comes_after_the_last_level_and_the_best_is_kept():

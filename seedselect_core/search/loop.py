@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -126,6 +127,8 @@ class Search:
         self.history = SeedHistory(spread=objective.targets.spread)
         self.best: Best | None = None
         self.iteration = 0
+        self.done = 0
+        self.planned = 0
 
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
@@ -146,7 +149,7 @@ class Search:
             if len(rows) == 0 or (s.patience and stale >= s.patience):
                 break
             before = self.best.total.clone() if self.best else None
-            noise.grad = self._gradient(chain, noise, rows)
+            noise.grad = self.sparing(chain, self._gradient, noise, rows)
             for group in descent.param_groups:
                 group["lr"] = s.rate(self.iteration)
             descent.step()
@@ -196,11 +199,14 @@ class Search:
         for number in range(self.drafts):
             drawn = noise if number == 0 else self.draw(number).to(noise)
             with torch.no_grad():
-                total = self._drawn(chain, drawn, rows, steps=self.settings.draft_steps).total
+                total = self.sparing(chain, self._drafted, drawn, rows).total
             lower = total < least
             best[lower] = drawn[lower]
             least = torch.where(lower, total, least)
         return best
+
+    def _drafted(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
+        return self._drawn(chain, noise, rows, steps=self.settings.draft_steps)
 
     def _unfinished(self) -> torch.Tensor:
         """Seeds still to be optimized; all or none where the batch cannot be split."""
@@ -219,27 +225,27 @@ class Search:
 
         return chain(noise, keep=keep, on_step=stepped, **how)
 
-    def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
-        if len(rows):
-            with torch.no_grad():
-                self._losses(chain, noise[rows.to(noise.device)], rows)
-
-    def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Of the losses of ``rows``; where memory runs out, once more with less of it."""
+    def sparing(self, chain: Chain, work: Callable[..., Any], *arguments) -> Any:
+        """``work(chain, *arguments)``; where memory runs out, once more with less of it."""
+        done = self.done
         try:
-            return self._gradient_at_once(chain, noise, rows)
+            return work(chain, *arguments)
         except Exception as error:
             if not (out_of_memory(error) and chain.spare()):
                 raise
         # Only now, since the error held what was in the way.
         free()
+        self.planned += self.done - done
         logging.warning("SeedSelect: %s", SPARING)
         self.on_note(SPARING)
-        return self._gradient_at_once(chain, noise, rows)
+        return work(chain, *arguments)
 
-    def _gradient_at_once(
-        self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor
-    ) -> torch.Tensor:
+    def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
+        if len(rows):
+            with torch.no_grad():
+                self.sparing(chain, self._losses, noise[rows.to(noise.device)], rows)
+
+    def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         part = noise.detach()[rows.to(noise.device)].requires_grad_()
         losses = self._losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
         (gradient,) = torch.autograd.grad(losses.total.sum(), part)

@@ -217,7 +217,7 @@ def _checked(
         if always or unsettled:
             # One picture says as much as the batch, where it is drawn alone as in it.
             part = noise[:1] if search.can_split_batch else noise
-            require_exact_gradient(chain, part, doubted or name)
+            search.sparing(chain, require_exact_gradient, part, doubted or name)
             callbacks.settled.add(doubt)
             chain.evaluations = 0
         return search(chain, noise)
