@@ -60,7 +60,7 @@ from evaluate_figures import linear_probe, nearest_class, real_by_others, wilson
 from evaluate_report import KINDS, contact_sheet, report_lines, to_picture  # noqa: E402
 from pocket.judges import load_judges, normalize  # noqa: E402
 from seedselect_core.chain.sampling import sample_from_seed  # noqa: E402
-from seedselect_core.errors import SeedSelectError  # noqa: E402
+from seedselect_core.errors import Rule, SeedSelectError, require_rules  # noqa: E402
 from seedselect_core.host.samplers import REFUSED  # noqa: E402
 from seedselect_core.likeness.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
 from seedselect_core.pocket import load_pocket_model  # noqa: E402
@@ -126,25 +126,36 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, value in (POCKET_DEFAULTS if args.pocket else REAL_DEFAULTS).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    samplers = [name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED]
-    rules = [
-        (args.images.is_dir(), "IMAGES", f"there is no folder '{args.images}'"),
-        (all("{}" in p for p in args.prompt), "--prompt", "write {} where the concept goes"),
-        (args.sampler in samplers, "--sampler", f"must be one of {', '.join(samplers)}"),
-        (args.pocket or args.checkpoint, "--checkpoint", "name one, or give --pocket"),
-        (args.pocket or args.clip_vision, "--clip-vision", "name one, or give --pocket"),
-        (args.width >= 64 and args.width % 8 == 0, "--width", "must be a multiple of 8"),
-        (args.height >= 64 and args.height % 8 == 0, "--height", "must be a multiple of 8"),
-        (args.pictures >= 2, "--pictures", "must be 2 or more"),
-    ]
-    rules += [
-        (getattr(args, name) >= 1, f"--{name.replace('_', '-')}", "must be 1 or more")
-        for name in ("references", "held_out", "batch")
-    ]
-    for holds, name, rule in rules:
-        if not holds:
-            raise SeedSelectError(f"{name}: {rule}.")
+    require_arguments(args)
     return args
+
+
+def require_arguments(args: argparse.Namespace) -> None:
+    """Raise `SeedSelectError` for the first argument that cannot be used."""
+    if not args.images.is_dir():
+        raise SeedSelectError(f"IMAGES: there is no folder '{args.images}'.")
+    for name, given in (("checkpoint", args.checkpoint), ("clip-vision", args.clip_vision)):
+        if not (args.pocket or given):
+            raise SeedSelectError(f"--{name}: name one, or give --pocket.")
+
+    def at_least(least: int, name: str) -> Rule:
+        value = getattr(args, name)
+        return Rule(f"--{name.replace('_', '-')}", value >= least, f"{least} or more", value)
+
+    def whole_latents(name: str) -> Rule:
+        value = getattr(args, name)
+        return Rule(f"--{name}", value >= 64 and value % 8 == 0, "a multiple of 8", value)
+
+    samplers = [name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED]
+    places = all("{}" in prompt for prompt in args.prompt)
+    require_rules(
+        Rule("--prompt", places, "such that {} stands where the concept goes", args.prompt),
+        Rule("--sampler", args.sampler in samplers, f"one of {', '.join(samplers)}", args.sampler),
+        whole_latents("width"),
+        whole_latents("height"),
+        at_least(2, "pictures"),
+        *(at_least(1, name) for name in ("references", "held_out", "batch")),
+    )
 
 
 def read_concepts(args: argparse.Namespace) -> tuple[list[Concept], list[str]]:

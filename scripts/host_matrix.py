@@ -156,7 +156,9 @@ def tested(python: Host, work: Path) -> dict:
 
 def counted(report: str) -> dict:
     """Counts and failures of a report that pytest wrote as JUnit XML."""
-    failed, skipped, cases = [], 0, list(ElementTree.fromstring(report).iter("testcase"))
+    failed = []
+    skipped = 0
+    cases = list(ElementTree.fromstring(report).iter("testcase"))
     for case in cases:
         kinds = {child.tag: child for child in case}
         fault = kinds.get("failure", kinds.get("error"))
@@ -250,7 +252,8 @@ def page(rows: list[dict]) -> str:
 
 
 def line(row: dict) -> str:
-    demo, tests = row["demo"], row["tests"]
+    demo = row["demo"]
+    tests = row["tests"]
     shown = f"{demo['right_before']:.0%}, {demo['right_after']:.0%}" if demo else "-"
     counts = f"{tests['passed']}, {tests['failed']}, {tests['skipped']}" if tests else "-"
     cells = (row["comfyui"], row["verdict"], row["nodes"], shown, counts)

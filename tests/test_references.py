@@ -26,7 +26,7 @@ from seedselect_core.references import (
 RED = (255, 0, 0)
 GREEN = (0, 255, 0)
 BLUE = (0, 0, 255)
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 
 
 def image_of(rows: list, mode: str = "RGB") -> Image.Image:
@@ -104,7 +104,7 @@ def test_sixteen_bits_keep_their_scale(tmp_path, suffix):
     values = np.array([[0, 257, 32896, 65535]], np.uint16)  # n * 257 is n of 8 bits
     Image.fromarray(values).save(tmp_path / f"a{suffix}")
     image = read_image(tmp_path / f"a{suffix}")
-    assert_pixels(image, [[(0, 0, 0), (1, 1, 1), GREY, (255, 255, 255)]])
+    assert_pixels(image, [[(0, 0, 0), (1, 1, 1), GRAY, (255, 255, 255)]])
 
 
 def test_sixteen_bits_with_color_orientation_and_transparency(tmp_path):
@@ -119,7 +119,7 @@ def test_sixteen_bits_with_color_orientation_and_transparency(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.array([[0, 32896]], np.uint16)).save(tmp_path / "c.png", exif=exif)
-    assert_pixels(read_image(tmp_path / "c.png"), [[(0, 0, 0)], [GREY]])
+    assert_pixels(read_image(tmp_path / "c.png"), [[(0, 0, 0)], [GRAY]])
 
 
 def test_values_of_unknown_scale_are_refused(tmp_path):
@@ -132,7 +132,7 @@ def test_values_of_unknown_scale_are_refused(tmp_path):
 
 def test_greyscale_and_black_and_white(tmp_path):
     image_of([[0, 128, 255]], "L").save(tmp_path / "a.png")
-    assert_pixels(read_image(tmp_path / "a.png"), [[(0, 0, 0), GREY, (255, 255, 255)]])
+    assert_pixels(read_image(tmp_path / "a.png"), [[(0, 0, 0), GRAY, (255, 255, 255)]])
     image_of([[0, 255]], "L").convert("1").save(tmp_path / "b.png")
     assert_pixels(read_image(tmp_path / "b.png"), [[(0, 0, 0), (255, 255, 255)]])
 

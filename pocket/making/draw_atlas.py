@@ -102,14 +102,14 @@ def choose(glyphs: Glyphs, group: str, drawn: dict[int, list[str]]) -> list[int]
 
 
 def save_mosaic(masks: torch.Tensor, columns: int, name: str) -> None:
-    """Masks uint8 [B, 64, 64], row by row, in ``LEVELS`` greys of 4 bits each."""
+    """Masks uint8 [B, 64, 64], row by row, in ``LEVELS`` grays of 4 bits each."""
     missing = -len(masks) % columns
     masks = torch.cat([masks, torch.zeros(missing, SIZE, SIZE, dtype=torch.uint8)])
     level = (masks.float() / 255 * (LEVELS - 1)).round().to(torch.uint8)
     mosaic = level.view(-1, columns, SIZE, SIZE).transpose(1, 2).reshape(-1, columns * SIZE)
     image = Image.fromarray(mosaic.numpy(), "P")
-    greys = np.linspace(0, 255, LEVELS).round().astype(int)
-    image.putpalette([int(gray) for gray in greys for _ in range(3)])
+    grays = np.linspace(0, 255, LEVELS).round().astype(int)
+    image.putpalette([int(gray) for gray in grays for _ in range(3)])
     image.save(ATLAS / f"{name}.png", optimize=True, bits=4)
 
 
