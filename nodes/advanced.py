@@ -47,7 +47,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
                     default=False,
                     tooltip=(
                         "Compare the gradient with a finite difference before the search, which "
-                        "costs about six samplings. Whatever nobody has proven is "
+                        "costs about eight samplings. Whatever nobody has proven is "
                         "checked in any case."
                     ),
                 ),

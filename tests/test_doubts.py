@@ -271,6 +271,25 @@ def test_what_hides_its_computation_is_named(name):
     tiny.optimize(tiny.Graph(model=model), settings=tiny.settings(iterations=0, candidates=2))
 
 
+def partly_hidden_wrapper(apply, given):
+    output = apply(given["input"], given["timestep"], **given["c"])
+    return 0.7 * output + 0.3 * output.detach()
+
+
+@pytest.mark.doubts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_check_tells_rounding_from_a_path_that_is_hidden(dtype):
+    sampling = replace(tiny.SAMPLING, steps=8, cfg=7.0)
+    settings = tiny.settings(iterations=1)
+    model = tiny.model(dtype=dtype)
+    tiny.optimize(tiny.Graph(model=model), sampling, settings)
+    model.set_model_unet_function_wrapper(partly_hidden_wrapper)
+    with pytest.raises(
+        SeedSelectError, match=r"gradient through .*partly_hidden_wrapper.* is wrong"
+    ):
+        tiny.optimize(tiny.Graph(model=model), sampling, settings)
+
+
 @pytest.mark.doubts
 def test_what_hides_nothing_is_searched_through():
     model = tiny.model()

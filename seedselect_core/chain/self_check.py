@@ -17,9 +17,12 @@ import torch
 from ..errors import SeedSelectError
 from .unroll import Chain
 
-# Rounding in half precision and curvature leave no more than a few percent of error at the best of
-# these lengths, which are shares of the noise's own; a missing path leaves tens of percent.
-STEPS = (1e-2, 1e-3, 3e-2)
+# Lengths of the motion, as shares of the noise's own: the first tells w, the others are compared.
+# Rounding in half precision would be taken for motion where one length did both. Rounding and
+# curvature leave no more than a few percent of error at the best of them; a missing path leaves
+# tens of percent.
+FIRST = 1e-2
+STEPS = (3e-3, 1.3e-2, 3e-2)
 LIMIT = 0.1
 
 
@@ -44,15 +47,14 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
             change = result(noise + step * direction) - result(noise - step * direction)
         return change / (2 * step)
 
-    moved = motion(STEPS[0])
+    moved = motion(FIRST)
     along = moved / moved.norm()
     z = noise.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad((along * result(z)).sum(), z)
     slope = (gradient * direction).sum().item()
     best = float("inf")
     for step in STEPS:
-        moved = moved if step == STEPS[0] else motion(step)
-        quotient = (along * moved).sum().item()
+        quotient = (along * motion(step)).sum().item()
         error = abs(quotient - slope) / abs(quotient) if quotient else float("inf")
         best = min(best, error)
         if best < LIMIT / 10:
