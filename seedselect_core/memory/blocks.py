@@ -1,9 +1,9 @@
 """Repeated blocks of a model, each recomputed by itself inside the recomputation of a call.
 
-While a call is made again for the backward pass, all its activations are alive at once: 10 GiB for
-SDXL at 1024 x 1024, most of a card. With every block a checkpoint of its own inside that of the
-call, what is alive are the blocks' inputs and the activations of one block (Chen et al. 2016, arXiv
-1604.06174, nested once). It costs one more forward pass.
+While a call is made again for the backward pass, all its activations are alive at once. With every
+block a checkpoint of its own inside that of the call, what is alive are the blocks' inputs and the
+activations of one block (Chen et al. 2016, arXiv 1604.06174, nested once). It costs one more
+forward pass.
 
 Blocks are found by structure and not by a list of families: the elements of the model's lists of
 modules. Where most of an element is made of further such lists (the levels of a UNet are lists of
