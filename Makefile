@@ -3,7 +3,7 @@
 # ComfyUI checkouts through HOSTS: make hosts HOSTS="../ComfyUI-0.30.0 ../ComfyUI-0.33.0"
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality coverage hosts
+.PHONY: install demo ui test lint bench bench-quality bench-speed memory coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -18,6 +18,10 @@ bench:
 	$(PYTHON) scripts/host.py bench $(ARGS)
 bench-quality:
 	$(PYTHON) scripts/host.py bench quality $(ARGS)
+bench-speed:
+	$(PYTHON) scripts/host.py bench speed $(ARGS)
+memory:
+	$(PYTHON) scripts/host.py bench memory $(ARGS)
 coverage:
 	$(PYTHON) scripts/host.py coverage $(ARGS)
 hosts:

@@ -48,6 +48,10 @@ VARIANTS = {
     "standard channels": replace(DEFAULT.reweighted(norm=0.0), shell="channels"),
     "one candidate": replace(DEFAULT, candidates=1, iterations=20),
     "with neighbours": replace(DEFAULT, neighbors=12, neighbor_angle=0.8, iterations=10),
+    "default, at the level without a gradient": replace(DEFAULT, memory="no gradient"),
+    "quick, at the level without a gradient (100 evaluations)": replace(
+        PRESETS["quick"], memory="no gradient"
+    ),
     "best of 40, no gradient": Settings(iterations=0, candidates=40),
     "zero-order search": Settings(iterations=0, candidates=8, neighbors=32),
     "best of 2 (20 evaluations)": Settings(iterations=0, candidates=2),

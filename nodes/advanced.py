@@ -9,7 +9,14 @@ from ..seedselect_core.search.scene import CustomScene
 from ..seedselect_core.seeds.seed import CustomSampling
 from .display import Display, Searching
 from .encoders import image_encoder
-from .inputs import likeness_inputs, outputs, settings_inputs, settings_of
+from .inputs import (
+    likeness_inputs,
+    memory_input,
+    outputs,
+    search_vae_input,
+    settings_inputs,
+    settings_of,
+)
 from .sockets import ReferenceSetType
 
 
@@ -51,6 +58,8 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
                         "checked in any case."
                     ),
                 ),
+                memory_input(),
+                search_vae_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -70,6 +79,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         preset,
         check_gradient,
         contrast=None,
+        search_vae=None,
         **values,
     ) -> io.NodeOutput:
         show = Display(cls.hidden.unique_id, cls.settled)
@@ -78,7 +88,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         )
         denoising = Denoising(guider, sampler, sigmas)
         best, drawn, history = optimize_noise(
-            CustomScene(denoising, vae, image_encoder(clip_vision), references, latent),
+            CustomScene(denoising, vae, image_encoder(clip_vision), references, latent, search_vae),
             sampling,
             settings_of(preset, values),
             start=noise,

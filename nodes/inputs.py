@@ -1,14 +1,24 @@
 """Inputs and outputs that several nodes share, and what the core makes of them."""
 
+from dataclasses import replace
+
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import draw_references
 from ..seedselect_core.host.samplers import REFUSED
 from ..seedselect_core.likeness.weights import LossWeights
+from ..seedselect_core.memory.levels import AUTOMATIC
 from ..seedselect_core.references import ReferenceSet
 from ..seedselect_core.search.scene import Scene
-from ..seedselect_core.search.settings import OPTIMIZERS, PRESETS, SCHEDULES, SHELLS, Settings
+from ..seedselect_core.search.settings import (
+    MEMORY,
+    OPTIMIZERS,
+    PRESETS,
+    SCHEDULES,
+    SHELLS,
+    Settings,
+)
 from ..seedselect_core.seeds.seed import SamplingSettings
 from .encoders import encoder_input, image_encoder
 from .sockets import ReferenceSetType, SeedHistoryType, SeedType
@@ -35,6 +45,7 @@ def scene_of(graph: dict) -> Scene:
         image_encoder(graph["clip_vision"]),
         graph["references"],
         graph["latent"],
+        graph.get("search_vae"),
     )
 
 
@@ -47,7 +58,7 @@ def sampling_of(values: dict) -> SamplingSettings:
 def settings_of(preset: str, values: dict) -> Settings:
     """Those of the preset, or the node's own values."""
     if preset != CUSTOM:
-        return PRESETS[preset]
+        return replace(PRESETS[preset], memory=values["memory"])
     own = {name: value for name, value in values.items() if name in Settings.__dataclass_fields__}
     weights = {field: values[name] for name, field in WEIGHTS.items()}
     try:
@@ -157,6 +168,31 @@ def contrast_inputs() -> list:
             ),
         ),
     ]
+
+
+def search_vae_input() -> io.Vae.Input:
+    return io.Vae.Input(
+        "search_vae",
+        optional=True,
+        tooltip=(
+            "A small VAE for the same latents (TAESD: 'Load VAE'), which decodes while searching "
+            "and needs far less memory. The last iterations and the picture are by 'vae'."
+        ),
+    )
+
+
+def memory_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "memory",
+        options=list(MEMORY),
+        default=AUTOMATIC,
+        tooltip=(
+            "How gradients are taken, from fast to small. automatic: the fastest that the free "
+            "memory holds, and a smaller one where it runs out. The gradient is the same in all "
+            "but the last, which takes random steps and keeps the best."
+        ),
+        extra_dict={"advanced": True},  # older hosts know no argument for it
+    )
 
 
 def _number(name: str, tip: str, high: float, step: float) -> io.Float.Input:

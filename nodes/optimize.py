@@ -8,10 +8,12 @@ from .inputs import (
     connections,
     contrast_inputs,
     contrast_of,
+    memory_input,
     outputs,
     sampling_inputs,
     sampling_of,
     scene_of,
+    search_vae_input,
     settings_inputs,
     settings_of,
 )
@@ -35,6 +37,7 @@ class SeedSelectOptimize(Searching, io.ComfyNode):
                 *connections(),
                 *sampling_inputs(),
                 *settings_inputs(),
+                memory_input(),
                 SeedType.Input(
                     "start",
                     optional=True,
@@ -45,6 +48,7 @@ class SeedSelectOptimize(Searching, io.ComfyNode):
                     ),
                 ),
                 *contrast_inputs(),
+                search_vae_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],

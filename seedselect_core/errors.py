@@ -7,6 +7,10 @@ class SeedSelectError(ValueError):
     """Something the user can put right: the message names the wrong input and the remedy."""
 
 
+class NoGradient(SeedSelectError):
+    """No gradient can be taken of what is in the graph; a search without one can go on."""
+
+
 class Rule(NamedTuple):
     """What the value of an input must be, in the words of the message."""
 

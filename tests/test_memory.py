@@ -1,7 +1,7 @@
-"""Where memory runs out: blocks are made again one by one, and the same seed is found."""
+"""What is kept, what is made again, and what happens where memory runs out."""
 
-import gc
-import weakref
+import random
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
@@ -12,12 +12,13 @@ from gradients.conditioning import prompts
 from gradients.measure import sample_unrolled
 from gradients.unet import tiny_unet
 from gradients.weights.kinds import flux_weights, flux_wired, load
+from live import Live
 from seedselect_core.chain.unroll import Denoising, unrolled_sampling
 from seedselect_core.errors import SeedSelectError
-from seedselect_core.host import layers
-from seedselect_core.likeness.objective import Objective
+from seedselect_core.memory import saved
 from seedselect_core.memory.blocks import repeated_blocks
-from seedselect_core.memory.plan import out_of_memory
+from seedselect_core.memory.levels import AWAY, BLOCKS, KEPT, LEVELS, NONE, PROMPTS, WHOLE
+from seedselect_core.memory.plan import Needs, Plan, batches, choose, out_of_memory, smaller
 
 FULL = comfy.model_management.OOM_EXCEPTION
 SETTINGS = tiny.settings(iterations=3, learning_rate=0.5, optimizer="sgd")
@@ -49,56 +50,40 @@ def test_no_block_is_inside_another():
         assert blocks and not inside & {id(block) for block in blocks}
 
 
-class Alive:
-    """Bytes of activations that are kept for the backward pass, now and at most."""
-
-    def __init__(self, monkeypatch):
-        self.now = 0
-        self.most = 0
-        self._copy = layers._copy
-        monkeypatch.setattr(layers, "_copy", self.counted)
-
-    def counted(self, tensor: torch.Tensor) -> torch.Tensor:
-        copy = self._copy(tensor)
-        size = copy.numel() * copy.element_size()
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(copy, self.gone, size)
-        return copy
-
-    def gone(self, size: int) -> None:
-        self.now -= size
-
-
 @torch.inference_mode()
-def gradient_of(graph, by_blocks: bool) -> tuple[torch.Tensor, list]:
+def gradients_of(graph, *levels, again: int = 1, live: list | None = None) -> list[torch.Tensor]:
+    """The gradient at each level, the last of so many times; peaks of live bytes into ``live``."""
     found = []
 
     def search(chain, noise):
-        assert not by_blocks or chain.spare()
-        z = noise.requires_grad_()
-        end = chain(z)[-1]
-        found.append(torch.autograd.grad(end.square().sum(), z)[0])
-        return chain.final
+        for level in levels:
+            chain.level = level
+            chain.kept_calls = 10 if level is KEPT else 0
+            for _ in range(again):
+                gradient = None
+                with Live([graph.guider.model_patcher.model]) as counted:
+                    z = noise.clone().requires_grad_()
+                    gradient = torch.autograd.grad(chain(z)[-1].square().sum(), z)[0]
+            found.append(gradient)
+            if live is not None:
+                live.append(counted.peak)
+        return noise
 
     denoising = Denoising(graph.guider, graph.sampler, graph.sigmas)
     unrolled_sampling(denoising, graph.noise, graph.latent_image, search, seed=graph.seed)
-    own = [m for m in graph.guider.model_patcher.model.modules() if "forward" in vars(m)]
-    return found[0], own
+    assert not any("forward" in vars(m) for m in graph.guider.model_patcher.model.modules())
+    return found
 
 
-def test_blocks_need_less_memory_for_the_same_gradient_and_leave_nothing(monkeypatch):
-    graph = flux_wired(load(flux_weights(), dtype=torch.float32))
-    alive = Alive(monkeypatch)
-    whole, _ = gradient_of(graph, False)
-    whole_bytes = alive.most
-    gc.collect()
-    alive.now = alive.most = 0
-    apart, own = gradient_of(graph, True)
-    assert torch.equal(whole, apart)
-    assert own == []
-    print(f"{alive.most / whole_bytes:.2f} of the memory")
-    assert 0 < alive.most < 0.75 * whole_bytes
+def test_all_levels_have_the_same_gradient_and_need_less_and_less():
+    graph = flux_wired(load(flux_weights(depth=4), dtype=torch.float32), side=16)
+    levels = KEPT, WHOLE, PROMPTS, BLOCKS
+    peaks = []
+    found = gradients_of(graph, *levels, again=2, live=peaks)
+    for gradient in found[1:]:
+        torch.testing.assert_close(gradient, found[0], rtol=1e-3, atol=1e-4)
+    print(peaks)
+    assert peaks[0] > 1.5 * peaks[1] and peaks[1] > 1.5 * peaks[2] > 1.5 * peaks[3]
 
 
 def test_hooks_that_exchange_weights_are_not_cut():
@@ -106,7 +91,7 @@ def test_hooks_that_exchange_weights_are_not_cut():
     build = prompts.hooked_build(prompts.hooks()["LoRA hook, keyframes"])
 
     def search(chain, noise):
-        found.append(chain.spare())
+        found.append(chain.levels())
         return noise
 
     with torch.inference_mode():
@@ -114,23 +99,207 @@ def test_hooks_that_exchange_weights_are_not_cut():
         denoising = Denoising(graph.guider, graph.sampler, graph.sigmas)
         unrolled_sampling(denoising, graph.noise, graph.latent_image, search, seed=1)
         sample_unrolled(graph)
-    assert found == [False]
+    assert found == [(KEPT, WHOLE, NONE)]
 
 
-def test_pictures_compared_one_by_one_have_the_same_losses(monkeypatch):
-    losses = []
-    real = Objective.__call__
+# --- what is saved --------------------------------------------------------------------------------
 
-    def both(self, noise, denoised, rows=None, *, one_by_one=False):
-        losses.append([real(self, noise, denoised, rows, one_by_one=b) for b in (False, True)])
-        return losses[-1][0]
 
-    monkeypatch.setattr(Objective, "__call__", both)
-    tiny.optimize(tiny.Graph(latent=tiny.latent(3)), subsets=[[0], [1], [0, 1]])
-    assert losses
-    for together, apart in losses:
-        torch.testing.assert_close(apart.total, together.total)
-        torch.testing.assert_close(apart.images, together.images)
+@pytest.mark.parametrize("level", [WHOLE, BLOCKS])
+def test_weights_of_few_bits_need_no_more_than_those_of_many(level):
+    peaks = []
+    for dtype in (torch.float32, torch.float8_e4m3fn):
+        graph = flux_wired(load(flux_weights(depth=2), dtype=dtype), side=16)
+        gradients_of(graph, level, again=2, live=peaks)
+    assert peaks[1] < 1.2 * peaks[0], peaks
+
+
+def test_weights_are_made_again_as_the_call_made_them(monkeypatch):
+    made = []
+    real = saved._MadeWeight.tensor
+    monkeypatch.setattr(
+        saved._MadeWeight, "tensor", lambda self: made.append(real(self)) or made[-1]
+    )
+    graph = flux_wired(load(flux_weights(), dtype=torch.float8_e4m3fn))
+    (found,) = gradients_of(graph, WHOLE)
+    assert len(made) > 20
+    monkeypatch.setattr(saved, "_makes_weights", lambda layer: False)
+    (kept,) = gradients_of(graph, WHOLE)
+    assert torch.equal(found, kept)
+    monkeypatch.undo()
+    monkeypatch.setattr(saved._MadeWeight, "tensor", lambda self: 2 * real(self))
+    (wrong,) = gradients_of(graph, WHOLE)
+    assert not torch.allclose(wrong, kept)
+
+
+def test_only_what_is_overwritten_is_copied(monkeypatch):
+    """Flux adds to its residual stream in place."""
+    copies = []
+    real = saved._copy
+    monkeypatch.setattr(saved, "_copy", lambda tensor: copies.append(tensor.nbytes) or real(tensor))
+    graph = flux_wired(load(flux_weights(), dtype=torch.float32))
+    first = []
+    kept = []
+
+    def search(chain, noise):
+        for found in (first, kept):
+            copies.clear()
+            z = noise.clone().requires_grad_()
+            torch.autograd.grad(chain(z)[-1].square().sum(), z)
+            found.extend(copies)
+        return noise
+
+    with torch.inference_mode():
+        denoising = Denoising(graph.guider, graph.sampler, graph.sigmas)
+        unrolled_sampling(denoising, graph.noise, graph.latent_image, search, seed=graph.seed)
+    assert 0 < len(kept) and sum(kept) < 0.4 * sum(first)
+
+
+def late_overwriter(overwrite: bool):
+    """A wrapper that overwrites what autograd has saved, but not in the steps that come last."""
+
+    def wrapper(apply, given):
+        squashed = apply(given["input"], given["timestep"], **given["c"]).tanh()
+        result = squashed * 2
+        if overwrite and given["timestep"].max() > 500:
+            squashed.mul_(0.0)  # tanh has saved it
+        return result
+
+    return wrapper
+
+
+def test_what_is_overwritten_for_the_first_time_later_is_noticed():
+    found = []
+    for overwrite in (False, True):
+        model = tiny.model()
+        model.set_model_unet_function_wrapper(late_overwriter(overwrite))
+        graph = tiny.Graph(model=model)
+        for level in (WHOLE, KEPT):
+            settings = replace(SETTINGS, memory=level.name)
+            seed, _, _ = tiny.optimize(graph, settings=settings)
+            found.append(seed.noise)
+    for noise in found[1:]:
+        torch.testing.assert_close(noise, found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_waits_in_main_memory_comes_back(monkeypatch):
+    moved = []
+    real = saved._InMainMemory.tensor
+    monkeypatch.setattr(
+        saved._InMainMemory, "tensor", lambda self: moved.append(self.shape) or real(self)
+    )
+    monkeypatch.setattr(saved, "WORTH_MOVING", 0)
+    monkeypatch.setattr(saved, "_is_on_device", lambda tensor: True)  # the CPU for a GPU
+    graph = flux_wired(load(flux_weights(), dtype=torch.float32))
+    here, away = gradients_of(graph, BLOCKS, AWAY)
+    assert moved and torch.equal(here, away)
+
+
+def says(free: int):
+    """In the place of the host's `get_free_memory`."""
+    return lambda dev=None, torch_free_too=False: (free, free) if torch_free_too else free
+
+
+def peak_of_search(batch: int, free: int, monkeypatch) -> int:
+    graph = tiny.Graph(latent=tiny.latent(batch))
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", says(free))
+    patchers = graph.model, graph.vae.patcher, graph.encoder.patcher
+    peaks = []
+    with Live([patcher.model for patcher in patchers]) as live:
+        tiny.optimize(
+            graph,
+            settings=SETTINGS,
+            # After the last of these the whole batch is drawn, as the stock sampler does it.
+            on_progress=lambda progress: progress.new_best and peaks.append(live.peak),
+        )
+    return peaks[-1]
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_batch_in_parts_needs_what_one_seed_needs(batch, monkeypatch):
+    alone = peak_of_search(1, 1, monkeypatch)
+    latents = batch * 4 * 8 * 8 * 4
+    pictures = batch * 16 * 16 * 3 * 4
+    # Of each seed some latents (noise, best, gradient, the optimizer's), and the best picture.
+    assert peak_of_search(batch, 1, monkeypatch) < alone + 12 * latents + 4 * pictures
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+class Metered:
+    """A call that needs so many bytes at each level, and of which so many are kept."""
+
+    kept = 100
+
+    def need(self, level):
+        return {KEPT: 110, WHOLE: 110, PROMPTS: 60, BLOCKS: 30, AWAY: 20}[level]
+
+
+NEEDS = Needs(Metered(), 1, pictures=50, strips=10, differentiated=3)
+MOST = 10**6
+
+
+@pytest.mark.parametrize(
+    ("free", "plan"),
+    [
+        (MOST, Plan(KEPT, 4, False, 3)),
+        (700, Plan(KEPT, 4, False, 1)),
+        (510, Plan(WHOLE, 4, False)),
+        (260, Plan(WHOLE, 2, False)),
+        (130, Plan(WHOLE, 1, False)),
+        (80, Plan(PROMPTS, 1, False)),
+        (40, Plan(BLOCKS, 1, True)),
+        (25, Plan(AWAY, 1, True)),
+        (10, None),
+    ],
+)
+def test_the_fastest_plan_that_fits_is_taken(free, plan):
+    assert choose(NEEDS, free, LEVELS, batches(4, True)) == plan
+    assert plan is None or NEEDS.of(plan) <= free
+
+
+def test_after_each_plan_comes_a_smaller_one():
+    plan = Plan(KEPT, 4, False, 3)
+    seen = [plan]
+    while (plan := smaller(plan, LEVELS, batches(4, True))) is not None:
+        seen.append(plan)
+    assert seen[-1].level is NONE and seen[1] == Plan(WHOLE, 4, False)
+    needs = [NEEDS.of(one) for one in seen]
+    assert needs == sorted(needs, reverse=True)
+    assert {one.level for one in seen} == set(LEVELS)
+
+
+def test_batches_are_halved_where_seeds_are_their_own():
+    assert batches(8, True) == [8, 4, 2, 1] and batches(5, True) == [5, 3, 2, 1]
+    assert batches(8, False) == [8]
+
+
+def test_the_plan_follows_the_free_memory_and_is_told(monkeypatch):
+    """Metered on the graph itself."""
+    levels = []
+    expected = None
+    for free in (10**12, *(2**power for power in range(24, 14, -1)), 1):
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", says(free))
+        notes = []
+        graph = tiny.Graph(latent=tiny.latent(2, 16))
+        seed, _, _ = tiny.optimize(graph, settings=SETTINGS, on_note=notes.append)
+        assert len(notes) == 1 and "GB free" in notes[0]
+        levels.append(notes[0].split("free: ")[1])
+        expected = seed.noise if expected is None else expected
+        torch.testing.assert_close(seed.noise, expected, rtol=1e-3, atol=1e-3)
+    print(levels)
+    assert levels[0].startswith("steps kept") and levels[-1].startswith("by blocks, in main memory")
+    assert len(set(levels)) >= 4
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_can_be_asked_for(level):
+    notes = []
+    settings = replace(SETTINGS, memory=level.name)
+    seed, _, _ = tiny.optimize(tiny.Graph(), settings=settings, on_note=notes.append)
+    assert seed.semantic[0] < seed.first_semantic[0]
+    assert notes == [f"memory: {level.name}, as asked for."]
 
 
 # --- out of memory --------------------------------------------------------------------------------
@@ -151,48 +320,113 @@ class Full:
             raise FULL("CUDA out of memory.")
 
 
-def layer_of(graph: tiny.Graph, part: str) -> torch.nn.Module:
-    return {
-        "model": graph.model.model.diffusion_model.out,
-        "decoder": graph.vae.first_stage_model.decoder.conv_out,
-        "encoder": graph.encoder.clip_vision.model.vision_model.encoder,
-    }[part]
+PARTS = {
+    "model": lambda graph: graph.model.model.diffusion_model,
+    "decoder": lambda graph: graph.vae.first_stage_model.decoder,
+    "encoder": lambda graph: graph.encoder.clip_vision.model.vision_model,
+}
 
 
-# Three steps and one decoding: the first recorded chain, its recomputation, the second iteration.
-@pytest.mark.parametrize(
-    ("part", "call"),
-    [
-        *[("model", 1), ("model", 2), ("model", 5), ("model", 8)],
-        *[("model", 14), ("decoder", 1), ("decoder", 2), ("encoder", 3), ("encoder", 4)],
-    ],
-)
-def test_the_same_seed_is_found(part, call):
-    expected, _, _ = tiny.optimize(tiny.Graph(latent=tiny.latent(2)), settings=SETTINGS)
+def random_place(graph: tiny.Graph, part: str, number: int) -> tuple[torch.nn.Module, int]:
+    """A layer of a part, and one of its calls; the first are those of metering and references."""
+    drawn = random.Random(f"{part} {number}")
+    layers = [m for m in PARTS[part](graph).modules() if not list(m.children())]
+    used = [m for m in layers if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    return drawn.choice(used), drawn.randint(4, 12)
+
+
+def left_as_it_was(graph: tiny.Graph) -> bool:
+    modules = [m for part in PARTS.values() for m in part(graph).modules()]
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is None and not any("forward" in vars(module) for module in modules)
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("level", [KEPT, WHOLE, PROMPTS, BLOCKS])
+def test_the_same_seed_is_found_where_memory_runs_out(level, part, number):
+    settings = replace(SETTINGS, memory=level.name)
+    expected, _, _ = tiny.optimize(tiny.Graph(latent=tiny.latent(2)), settings=settings)
     graph = tiny.Graph(latent=tiny.latent(2))
-    # The references are encoded before the search.
-    full = Full(layer_of(graph, part), call + 2 * (part == "encoder"))
+    full = Full(*random_place(graph, part, number))
     notes = []
-    seed, _, _ = tiny.optimize(graph, settings=SETTINGS, on_note=notes.append)
-    assert full.calls > call and len(notes) == 1 and "block by block" in notes[0]
+    seed, _, _ = tiny.optimize(graph, settings=settings, on_note=notes.append)
+    if full.calls >= full.call:
+        assert "Out of memory" in notes[-1]
     torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
-    assert not any("forward" in vars(module) for module in graph.model.model.modules())
-    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert left_as_it_was(graph)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_last_level_goes_on_without_a_gradient(part):
+    graph = tiny.Graph(latent=tiny.latent(2))
+    Full(*random_place(graph, part, 0))
+    notes = []
+    settings = replace(SETTINGS, memory=AWAY.name)
+    seed, _, _ = tiny.optimize(graph, settings=settings, on_note=notes.append)
+    # Strips, one seed at a time, no gradient.
+    assert all(now <= first for now, first in zip(seed.semantic, seed.first_semantic, strict=True))
+    assert left_as_it_was(graph)
+
+
+def test_out_of_memory_between_the_parts(monkeypatch):
+    """Where latents are made into pictures, which is no layer."""
+    expected, _, _ = tiny.optimize(tiny.Graph(), settings=SETTINGS)
+    graph = tiny.Graph()
+    calls = []
+    real = graph.model.model.process_latent_out
+
+    def scarce(latent):
+        calls.append(latent)
+        if len(calls) == 4:
+            raise FULL("CUDA out of memory.")
+        return real(latent)
+
+    monkeypatch.setattr(graph.model.model, "process_latent_out", scarce)
+    seed, _, _ = tiny.optimize(graph, settings=SETTINGS)
+    assert len(calls) > 4
+    torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
+
+
+def test_plain_pictures_are_drawn_one_by_one_where_a_batch_does_not_fit():
+    expected, drawn, _ = tiny.optimize(tiny.Graph(latent=tiny.latent(2)), settings=SETTINGS)
+    graph = tiny.Graph(latent=tiny.latent(2))
+
+    def scarce(module, args):
+        if len(args[0]) > 2:  # two seeds under two prompts
+            raise FULL("CUDA out of memory.")
+
+    graph.model.model.diffusion_model.register_forward_pre_hook(scarce)
+    seed, alone, _ = tiny.optimize(graph, settings=SETTINGS)
+    torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone["samples"], drawn["samples"], rtol=1e-3, atol=1e-2)
+
+
+def test_weights_leave_the_device_where_nothing_fits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        comfy.model_management, "free_memory", lambda size, device: asked.append(size)
+    )
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", says(1))
+    seed, _, _ = tiny.optimize(tiny.Graph(), settings=SETTINGS)
+    assert len(asked) == 1 and asked[0] > 1000
+    assert seed.semantic[0] < seed.first_semantic[0]
 
 
 @pytest.mark.doubts
 def test_the_check_of_the_gradient_goes_on_with_less():
     graph = tiny.Graph()
-    Full(layer_of(graph, "model"), 8)  # two samplings of three steps, and then the first gradient
+    # One call is metered, two samplings of three steps, and then the first gradient.
+    Full(graph.model.model.diffusion_model.out, 9)
     notes = []
     seed, _, _ = tiny.optimize(graph, settings=SETTINGS, on_note=notes.append)
-    assert "Nobody has tried" in notes[0] and "block by block" in notes[1]
+    assert "Nobody has tried" in notes[1] and "Out of memory" in notes[2]
     assert seed.semantic
 
 
 def test_progress_still_ends_where_it_was_planned():
     graph = tiny.Graph()
-    Full(layer_of(graph, "model"), 8)
+    Full(graph.model.model.diffusion_model.out, 8)
     seen = []
     tiny.optimize(graph, settings=SETTINGS, on_progress=seen.append)
     assert seen[-1].done == seen[-1].planned
@@ -200,12 +434,12 @@ def test_progress_still_ends_where_it_was_planned():
 
 def test_the_error_comes_after_the_last_level_and_the_best_is_kept():
     graph = tiny.Graph()
-    Full(layer_of(graph, "model"), 8, always=True)
+    Full(graph.model.model.diffusion_model.out, 8, always=True)
     kept = []
     notes = []
     with pytest.raises(SeedSelectError, match=r"out of memory.*The best seed so far is kept"):
         tiny.optimize(graph, settings=SETTINGS, on_unfinished=kept.append, on_note=notes.append)
-    assert len(kept) == 1 and len(notes) == 1
+    assert len(kept) == 1 and "no gradient" in notes[-1]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

@@ -44,6 +44,7 @@ def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
 
     inputs = dict.fromkeys(["positive", "negative", "references", "latent"])
     inputs |= {"vae": Vae(), "clip_vision": tiny.clip_vision(), "preset": "default"}
+    inputs |= {"memory": "automatic"}
     if kind == "optimize":
         node = module.SeedSelectOptimize
         inputs |= {"model": None} | SAMPLING

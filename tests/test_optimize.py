@@ -11,6 +11,7 @@ from seedselect_core.errors import SeedSelectError
 from seedselect_core.likeness.encoders import ClipVisionEncoder
 from seedselect_core.likeness.objective import Losses
 from seedselect_core.likeness.weights import LossWeights
+from seedselect_core.memory.levels import LEVELS, WHOLE
 from seedselect_core.search.loop import Search
 from seedselect_core.search.settings import PRESETS
 from seedselect_core.seeds.seed import SamplingSettings
@@ -47,7 +48,7 @@ class Hills:
             on_step(step, noise.detach())
         return [noise]
 
-    def __call__(self, noise, denoised, rows, one_by_one=False):
+    def __call__(self, noise, denoised, rows, keeper, strips, kept):
         loss = self.loss(noise)
         none = torch.zeros(len(noise))
         return Losses(
@@ -63,7 +64,10 @@ def climb(
         "Chain", (), {"steps": hills.steps, "__call__": lambda _, *a, **k: hills.chain(*a, **k)}
     )()
     chain.evaluations = 0
-    chain.by_blocks = False
+    chain.level = WHOLE
+    chain.keeper = None
+    chain.levels = lambda: LEVELS
+    chain.recovers = lambda error: False
     listener = on_progress or (lambda progress: None)
     search = Search(hills, settings, listener, draw, can_split_batch, is_video)
     final = search(chain, noise)
@@ -244,7 +248,10 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
     chain = type("Chain", (), {"__call__": lambda _, *a, **k: hills.chain(*a, **k)})()
     chain.steps = 2
     chain.evaluations = 0
-    chain.by_blocks = False
+    chain.level = WHOLE
+    chain.keeper = None
+    chain.levels = lambda: LEVELS
+    chain.recovers = lambda error: False
     with pytest.raises(SeedSelectError, match=f"the {what} is not a number.*best seed so far"):
         search(chain, far(1.0))
     assert 0 < search.best.total.item() < 1.0
@@ -323,7 +330,7 @@ def test_out_of_memory_says_what_to_do(monkeypatch):
             return super().__call__(images)
 
     kept = []
-    with pytest.raises(SeedSelectError, match=r"out of memory.*picture by picture"):
+    with pytest.raises(SeedSelectError, match=r"out of memory.*without a gradient"):
         run(tiny.Graph(encoder=Greedy(tiny.clip_vision())), on_unfinished=kept.append)
     assert len(kept) == 1 and kept[0].noise.shape == (1, 4, 8, 8)
 

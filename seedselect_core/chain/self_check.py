@@ -14,7 +14,7 @@ gradient the chain would be no witness: what is hidden is all but orthogonal to 
 
 import torch
 
-from ..errors import SeedSelectError
+from ..errors import NoGradient
 from .unroll import Chain
 
 # Lengths of the motion, as shares of the noise's own: the first tells w, the others are compared.
@@ -63,16 +63,16 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
 
 
 def require_exact_gradient(chain: Chain, noise: torch.Tensor, what: str) -> None:
-    """Raise `SeedSelectError` where the gradient does not agree with a difference.
+    """Raise `NoGradient` where the gradient does not agree with a difference.
 
     Args:
         what: the part that is doubted, for the message.
     """
     error = directional_error(chain, noise)
     if not error <= LIMIT:
-        raise SeedSelectError(
+        raise NoGradient(
             f"SeedSelect: the gradient through {what} is wrong (it differs from a finite "
-            f"difference by {error:.0%}), so the search would be led astray. Part of it hides its "
-            "computation from PyTorch. Choose a sampler from KSamplerSelect, or disconnect the "
-            "node that puts this on the model; 'iterations' 0 searches without a gradient."
+            f"difference by {error:.0%}), since part of it hides its computation from PyTorch. "
+            "Choose a sampler from KSamplerSelect, or disconnect the node that puts this on the "
+            "model."
         )

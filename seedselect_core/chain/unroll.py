@@ -20,7 +20,6 @@ from ..host.layers import (
     differentiable_attention,
     differentiable_rope,
     lightricks_rope_as_sampled,
-    storages,
 )
 from ..host.samplers import differentiable_samplers, require_sampler, without_no_grad
 from ..host.session import OrdinaryViews, fixed_free_memory, gradients_enabled, uncompiled
@@ -32,7 +31,10 @@ from ..host.weights import (
     quantized_layers,
 )
 from ..memory.blocks import Blocks
+from ..memory.levels import LEVELS, PROMPTS, WHOLE, Level
+from ..memory.meter import Meter
 from ..memory.recompute import CheckpointedGuider, Recomputation
+from ..memory.saved import Keeper, MadeWeights, storages
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class _Run:
     latent_image: torch.Tensor
     denoise_mask: torch.Tensor | None
 
+    def viewed(self) -> "_Run":
+        """The same with ordinary tensors."""
+        mask = None if self.denoise_mask is None else ordinary_view(self.denoise_mask)
+        latent_image = ordinary_view(self.latent_image)
+        return _Run(ordinary_view(self.sigmas), self.extra_args, latent_image, mask)
+
 
 class Chain:
     """The whole sampling chain as a function of the noise. Made by `unrolled_sampling`.
@@ -72,21 +80,28 @@ class Chain:
             makes again included.
         ends_noisy: whether the schedule stops above zero, so that the sampler returns noise too.
         final: what the sampler returned at the last run, without its history.
-        by_blocks: whether the backward pass makes each call again block by block, see `spare`.
+        level: what of a call is kept for the backward pass and what is made again; one of `levels`.
+        kept_calls: of so many last calls of a run all activations are kept, where the level is one
+            that keeps them. It takes a run without to know which calls those are.
+        keeper: chooses what recorded passes keep; knows the weights of all models that take part.
     """
 
     def __init__(self, sampler, run: _Run, recomputation: Recomputation, guider):
         self.guider = guider
+        self.level = WHOLE
+        self.kept_calls = 0
+        self.keeper = recomputation.keeper
         self.steps = len(run.sigmas) - 1
         self.evaluations = 0
         # The host's uni_pc writes this small number over a last sigma of zero.
         self.ends_noisy = bool(run.sigmas[-1] > 0.001)
         self.final: torch.Tensor | None = None
-        self.by_blocks = False
         self._sampler = sampler
         self._run = run
         self._recomputation = recomputation
         self._fresh = recomputation.state.snapshot()
+        # How many predictions are differentiated in a run of so many steps.
+        self._differentiated: dict[tuple[int, int], int] = {}
 
     def __call__(
         self,
@@ -114,7 +129,6 @@ class Chain:
             of the clean latent at the steps before the last. Of a schedule that stops above zero,
             the last is a prediction too.
         """
-        self._recomputation.state.restore(self._fresh)
         sigmas = self._thinned(steps)
         first_exact = max(0, len(sigmas) - 1 - gradient_steps) if gradient_steps else 0
         denoised: list[torch.Tensor] = []
@@ -133,26 +147,69 @@ class Chain:
             late = finished >= first_exact
             return late or bool((timestep < sigmas[first_exact]).all())
 
-        final = self._sample(noise, sigmas, collect, exact)
+        run = (len(sigmas) - 1, gradient_steps)
+        try:
+            final = self._sample(noise, sigmas, collect, exact, run)
+        except RuntimeError as error:
+            if not self.recovers(error):
+                raise
+            final = None
+        if final is None:
+            denoised.clear()
+            finished = 0
+            final = self._sample(noise, sigmas, collect, exact, run)
         self.final = final.detach()
         if self.ends_noisy:
             return denoised
         # The prediction at the last step is the result, but for samplers that correct it once more.
         return [*denoised[:-1], final]
 
-    def spare(self) -> bool:
-        """Need less memory from now on, for the same gradient; False where there is no way left.
+    def recovers(self, error: BaseException) -> bool:
+        """Whether a gradient that failed by ``error`` can be taken when it is tried once more."""
+        return self.keeper.distrust(error) or self._recomputation.views.turn_on(error)
 
-        Hooks exchange weights between the prompts of one call, which a block that is made again
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that this graph can be run at, from fast to small.
+
+        Hooks exchange weights between the prompts of one call, which a part that is made again
         would not meet again.
         """
         hooked = any(
             cond.get("hooks") is not None for conds in self.guider.conds.values() for cond in conds
         )
-        if self.by_blocks or hooked or not len(self._recomputation.blocks):
-            return False
-        self.by_blocks = True
-        return True
+
+        def possible(level: Level) -> bool:
+            if level.parts and hooked:
+                return False
+            return level.parts != "blocks" or bool(self._recomputation.blocks.repeated)
+
+        return tuple(filter(possible, LEVELS))
+
+    def measured(self, noise: torch.Tensor) -> tuple[Meter, torch.Tensor]:
+        """What the first call of a run would keep for its backward pass, and its prediction.
+
+        Nothing is kept, so that this needs no more memory than sampling does.
+
+        Args:
+            noise: as of a run.
+        """
+        meter = Meter(
+            self.keeper,
+            self.guider.inner_model.diffusion_model,
+            self._recomputation.blocks.repeated,
+        )
+        level = self.level
+        self.level = PROMPTS
+        try:
+            self._run_sampler(_MeteredGuider(self.guider, meter), self._run.sigmas, noise, _ignore)
+        except _Measured as found:
+            return meter, found.prediction
+        except RuntimeError as error:
+            if not self.recovers(error):
+                raise
+        finally:
+            self.level = level
+        return self.measured(noise)
 
     def _thinned(self, steps: int) -> torch.Tensor:
         sigmas = self._run.sigmas
@@ -160,37 +217,95 @@ class Chain:
             return sigmas[torch.linspace(0, self.steps, steps + 1).round().long()]
         return sigmas
 
-    def _sample(self, noise, sigmas, collect: Callable, exact: Callable) -> torch.Tensor:
+    def _sample(self, noise, sigmas, collect: Callable, exact: Callable, run: tuple):
         def count(pictures: int) -> None:
             self.evaluations += pictures
 
-        return self._sampler.sample(
-            CheckpointedGuider(self.guider, self._recomputation, count, exact, self.by_blocks),
-            sigmas,
-            dict(self._run.extra_args),
-            collect,
-            noise,
-            # A part of the batch is only ever run alone where its latents are all the same.
-            self._run.latent_image[: len(noise)],
-            self._run.denoise_mask,
-            True,
+        before = self._differentiated.get(run)
+
+        def kept(number: int) -> bool:
+            # Those that are made last are used first, and give way to the others.
+            return self.level.keeps and before is not None and number >= before - self.kept_calls
+
+        guider = CheckpointedGuider(
+            self.guider, self._recomputation, count, exact, self.level, kept
         )
+        final = self._run_sampler(guider, sigmas, noise, collect)
+        if torch.is_grad_enabled():
+            self._differentiated[run] = guider.differentiated
+        return final
+
+    def _run_sampler(self, guider, sigmas, noise, collect: Callable) -> torch.Tensor:
+        self._recomputation.state.restore(self._fresh)
+        with self._recomputation.views.where_needed():
+            return self._sampler.sample(
+                guider,
+                sigmas,
+                dict(self._run.extra_args),
+                collect,
+                noise,
+                # A part of the batch is only ever run alone where its latents are all the same.
+                self._run.latent_image[: len(noise)],
+                self._run.denoise_mask,
+                True,
+            )
+
+
+class MoreRoom(Exception):
+    """Raised by a search that cannot begin before weights have left the device.
+
+    Attributes:
+        size: bytes that should be free.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(f"{size} bytes are needed")
+        self.size = size
+
+
+class _Measured(Exception):
+    """Ends a run whose first call has been measured."""
+
+    def __init__(self, prediction: torch.Tensor):
+        super().__init__()
+        self.prediction = prediction
+
+
+class _MeteredGuider:
+    """A guider whose first prediction is metered, and ends the run."""
+
+    def __init__(self, guider, meter: Meter):
+        self._guider = guider
+        self._meter = meter
+
+    def __getattr__(self, name: str):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, timestep, model_options=None, seed=None):
+        with torch.enable_grad(), self._meter.counting():
+            x = x.detach().requires_grad_()
+            prediction = self._guider(x, timestep, model_options=model_options or {}, seed=seed)
+        raise _Measured(prediction.detach())
+
+
+def _ignore(*_) -> None:
+    pass
 
 
 @contextlib.contextmanager
 def _liberties(
-    guider, modules: Sequence[torch.nn.Module], options: dict
-) -> Iterator[OrdinaryViews]:
+    guider, modules: Sequence[torch.nn.Module], options: dict, prompts_apart: Callable[[], bool]
+) -> Iterator[None]:
     """Every liberty taken with the host for the length of a search.
 
     Args:
         modules: of all models that take part.
         options: the ``transformer_options`` that are sampled with.
+        prompts_apart: whether the prompts of a call are to be run one by one.
     """
     with (
         gradients_enabled(),
-        OrdinaryViews() as views,
-        fixed_free_memory(),
+        fixed_free_memory(prompts_apart),
         differentiable_samplers(),
         differentiable_rope(),
         lightricks_rope_as_sampled(guider.inner_model.diffusion_model),
@@ -200,7 +315,7 @@ def _liberties(
         differentiable_attention(options),
         uncompiled(options),
     ):
-        yield views
+        yield
 
 
 class _Unrolled(comfy.samplers.Sampler):
@@ -226,27 +341,42 @@ class _Unrolled(comfy.samplers.Sampler):
         if self._patchers:
             # All in one call: what sampling needs must not make room for the encoders.
             comfy.model_management.load_models_gpu([model_wrap.model_patcher, *models])
+        run = _Run(sigmas, extra_args, latent_image, denoise_mask)
+        try:
+            return self._searched(model_wrap, models, run, noise)
+        except MoreRoom as wish:
+            size = wish.size
+        # The host keeps a part of the weights elsewhere then, and moves it in for each call.
+        comfy.model_management.free_memory(size, noise.device)
+        return self._searched(model_wrap, models, run, noise)
+
+    def _searched(self, model_wrap, models: list, run: _Run, noise: torch.Tensor) -> torch.Tensor:
         modules = {id(m): m for m in [model_wrap.inner_model, *(p.model for p in models)]}
         modules = list(modules.values())
         conds = model_wrap.conds
-        model_options = extra_args["model_options"]
-        with _liberties(model_wrap, modules, model_options["transformer_options"]) as views:
+        options = run.extra_args["model_options"]
+        inside = options["transformer_options"]
+        chain: Chain | None = None
+        made = MadeWeights()
+        views = OrdinaryViews()
+        with (
+            _liberties(model_wrap, modules, inside, lambda: _runs_prompts_apart(chain)),
+            made.noticed(modules),
+        ):
             try:
                 model_wrap.conds = ordinary_views(conds)
-                run = _Run(
-                    ordinary_view(sigmas),
-                    extra_args,
-                    ordinary_view(latent_image),
-                    None if denoise_mask is None else ordinary_view(denoise_mask),
-                )
-                state = GuiderState(model_wrap, model_options, views)
-                weights = storages(modules)
-                blocks = Blocks(model_wrap.inner_model.diffusion_model, state, views, weights)
-                recomputation = Recomputation(state, views, weights, blocks)
-                chain = Chain(self._sampler, run, recomputation, model_wrap)
+                state = GuiderState(model_wrap, options, views)
+                keeper = Keeper(storages(modules), made)
+                blocks = Blocks(model_wrap.inner_model.diffusion_model, state, views, keeper)
+                recomputation = Recomputation(state, views, keeper, blocks)
+                chain = Chain(self._sampler, run.viewed(), recomputation, model_wrap)
                 return self._search(chain, ordinary_view(noise).clone())
             finally:
                 model_wrap.conds = conds
+
+
+def _runs_prompts_apart(chain: Chain | None) -> bool:
+    return chain is not None and chain.level.parts == "prompts"
 
 
 def unrolled_sampling(

@@ -24,7 +24,7 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..errors import SeedSelectError
+from ..errors import NoGradient
 from .needs import Need
 from .session import OrdinaryViews
 
@@ -151,14 +151,14 @@ class GuiderState:
 
 
 def require_same(again: torch.Tensor, first: torch.Tensor) -> None:
-    """Raise `SeedSelectError` where a call that was made again has given something else.
+    """Raise `NoGradient` where a call that was made again has given something else.
 
     Args:
         again, first: both predictions of the call.
     """
     difference = torch.linalg.vector_norm((again - first).float())
     if not difference <= LIMIT * torch.linalg.vector_norm(first.float()):
-        raise SeedSelectError(
+        raise NoGradient(
             "model: the same step gives something else when it is made again, so its gradient "
             "cannot be taken. A custom node in the graph keeps something from one step to the next "
             "(a step cache, or noise of its own). Disconnect it for the optimization."

@@ -3,12 +3,12 @@
 | what is patched | why | what puts it back |
 | --- | --- | --- |
 | sage and flash attention, int8 attention | no backward | `differentiable_attention` |
+| sub-quadratic, split attention | keeps all scores, or fails | `differentiable_attention` |
 | `optimized_attention_override` of a node | perhaps none | `differentiable_attention` |
 | rotary kernels of `comfy_kitchen` | no backward | `differentiable_rope` |
 | rotary embeddings of LTX Video | rounded otherwise | `lightricks_rope_as_sampled` |
 | layer norms of the host's CLIP | overwritten input | `layer_norms_keep_their_input` |
 | `comfy.utils.bislerp` | an infinite slope | `differentiable_slerp` |
-| saved activations | overwritten | `protect_overwritten_activations` |
 
 Tried on the hosts that docs/hosts.md lists as proven.
 
@@ -22,19 +22,13 @@ may take as they are by a function of its own (`container_function`), and by whi
 
 Rotary embeddings: some models call the kernels of comfy_kitchen whether they are trained or not
 (Cosmos Predict 2, Anima, JoyImage), or one of them in training too (ERNIE-Image).
-
-Activations: transformers of the host add to the residual stream in place
-(`img += attention(norm(img))`), after a layer norm has saved that stream for its backward pass.
-Autograd refuses this in an ordinary graph. Inside a checkpoint it does not: what the second run of
-a prediction saves is handed over without the check, and the gradient is wrong without a word (by
-5 % for Flux).
 """
 
 import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import comfy.clip_model
 import comfy.ldm.modules.attention as host
@@ -44,10 +38,9 @@ import comfy_kitchen
 import comfy_kitchen.backends.eager
 import torch
 from torch.autograd.function import once_differentiable
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from ..errors import SeedSelectError
+from ..errors import NoGradient
 from .needs import Need, closure, exchanged, serves
 
 LIGHTRICKS = "comfy.ldm.lightricks"
@@ -56,6 +49,8 @@ NEEDS = (
     Need("comfy.ldm.modules.attention:attention_sage", cell="func"),
     Need("comfy.ldm.modules.attention:attention3_sage", cell="func"),
     Need("comfy.ldm.modules.attention:attention_flash", cell="func"),
+    Need("comfy.ldm.modules.attention:attention_sub_quad", cell="func"),
+    Need("comfy.ldm.modules.attention:attention_split", cell="func"),
     Need("comfy_kitchen.backends.eager:apply_rope"),
     Need("comfy.ldm.lightricks.model:apply_rotary_emb", family=LIGHTRICKS),
     Need("comfy.clip_model:CLIPLayer"),
@@ -65,12 +60,15 @@ NEEDS = (
 
 # ---------------------------------------------------------------- attention
 
-# Not every host has them all.
+# Not every host has them all. The last two have a backward pass, which keeps the whole matrix of
+# scores, and none where they cut it in both directions because memory is short.
 WITHOUT_BACKWARD = (
     "attention_sage",
     "attention3_sage",
     "attention_flash",
     "attention_comfy_kitchen_int8",
+    "attention_sub_quad",
+    "attention_split",
 )
 OVERRIDE = "optimized_attention_override"
 # Largest difference from PyTorch's attention, relative to it: 8 and 4 bits stay below.
@@ -120,7 +118,7 @@ def _has_gradient(compute: Callable, reference: Callable, inputs: list[torch.Ten
     """Whether autograd can go through ``compute``.
 
     Raises:
-        SeedSelectError: it cannot, and what is computed is no attention either.
+        NoGradient: it cannot, and what is computed is no attention either.
     """
     inputs = [x.detach().requires_grad_() for x in inputs]
     # A checkpoint around this must neither see nor count what is saved here.
@@ -132,7 +130,7 @@ def _has_gradient(compute: Callable, reference: Callable, inputs: list[torch.Ten
     with torch.no_grad():
         expected = reference(*inputs)
     if not (output - expected).norm() <= LIMIT * expected.norm():
-        raise SeedSelectError(
+        raise NoGradient(
             "model: a node has replaced the attention by something that has no gradient and is not "
             "an attention kernel. Disconnect that node for the optimization."
         )
@@ -373,55 +371,4 @@ def differentiable_slerp() -> Iterator[None]:
         return bislerp
 
     with exchanged(comfy.utils, "bislerp", differentiable):
-        yield
-
-
-# ---------------------------------------------------------------- overwritten activations
-
-
-def storages(modules: Iterable[torch.nn.Module]) -> set[int]:
-    """Addresses of the memory of all parameters and buffers."""
-    return {
-        tensor.untyped_storage().data_ptr()
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    }
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy with memory of its own, which is no larger where ``tensor`` is an expanded one."""
-    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
-    return tensor[once].clone().expand(tensor.shape)
-
-
-@contextlib.contextmanager
-def protect_overwritten_activations(weights: set[int]) -> Iterator[None]:
-    """Let every tensor that is saved for the backward pass be saved as a copy.
-
-    To be entered where a checkpoint runs its function again; the copies go where the checkpoint
-    would have put the originals, which are freed instead.
-
-    Args:
-        weights: addresses of memory that nobody writes to (`storages`), saved without a copy.
-    """
-    save, load = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    # Of a tensor that several operations save, one copy. The weak references keep the address of a
-    # freed tensor from being given to another one.
-    copies: dict[tuple, tuple[StorageWeakRef, torch.Tensor]] = {}
-
-    def save_copy(tensor: torch.Tensor):
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not tensor.numel():
-            return save(tensor)
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in weights:
-            return save(tensor)
-        memory = StorageWeakRef(storage)
-        key = (memory.cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
-        key += (tensor.dtype, tensor._version)
-        if key not in copies:
-            copies[key] = memory, _copy(tensor)
-        return save(copies[key][1])
-
-    with torch.autograd.graph.saved_tensors_hooks(save_copy, load):
         yield

@@ -30,7 +30,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ..errors import SeedSelectError
+from ..errors import NoGradient, SeedSelectError
 from .layers import differentiable_slerp
 from .needs import Need, exchanged
 from .weights import ordinary_view
@@ -121,7 +121,7 @@ def require_sampler(sampler: comfy.samplers.Sampler) -> None:
     """Raise `SeedSelectError` for a sampler whose gradient cannot be taken."""
     name = sampler_name(sampler)
     if name in REFUSED:
-        raise SeedSelectError(f"sampler: '{name}' cannot be optimized through. {REFUSED[name]}")
+        raise NoGradient(f"sampler: '{name}' cannot be optimized through. {REFUSED[name]}")
 
 
 @contextlib.contextmanager

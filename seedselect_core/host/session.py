@@ -12,7 +12,7 @@ Tried on the hosts that docs/hosts.md lists as proven.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import comfy.model_management
 import comfy.model_patcher
@@ -48,12 +48,16 @@ def gradients_enabled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def fixed_free_memory() -> Iterator[None]:
+def fixed_free_memory(prompts_apart: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Let the host see the same free memory at every model call.
 
     It asks for it each time, and batches conditionings and slices attention by the answer. A
     recomputed call must take the route of the first one, however full the memory is by then. A
     model's patcher adds the memory of weights that it could drop, which changes as well.
+
+    Args:
+        prompts_apart: whether a call that is recorded is to run its prompts one by one, as the
+            host does where it sees no free memory.
     """
     seen: dict[tuple, object] = {}
 
@@ -68,6 +72,8 @@ def fixed_free_memory() -> Iterator[None]:
 
     def remembered_beside(measure: Callable) -> Callable:
         def first_answer(patcher, device):
+            if torch.is_grad_enabled() and prompts_apart():
+                return 0
             key = (str(device), id(patcher))
             if key not in seen:
                 seen[key] = measure(patcher, device)
@@ -80,6 +86,25 @@ def fixed_free_memory() -> Iterator[None]:
         exchanged(comfy.model_management, "get_free_memory", remembered),
         exchanged(patcher, "get_free_memory", remembered_beside),
     ):
+        yield
+
+
+# ---------------------------------------------------------------- modes of PyTorch's functions
+
+
+def function_modes() -> list[TorchFunctionMode]:
+    """Those that are entered now, which the backward pass will run without."""
+    return torch.overrides._get_current_function_mode_stack()
+
+
+@contextlib.contextmanager
+def entered_again(modes: Sequence[TorchFunctionMode]) -> Iterator[None]:
+    """``modes``, but for those that are entered already."""
+    entered = function_modes()
+    with contextlib.ExitStack() as stack:
+        for mode in modes:
+            if mode not in entered:
+                stack.enter_context(mode)
         yield
 
 
@@ -115,18 +140,29 @@ class OrdinaryViews(TorchFunctionMode):
     tensor.
 
     To be entered outside inference mode, and again inside a recomputed call: the backward pass runs
-    with the modes of the forward pass switched off.
+    with the modes of the forward pass switched off. Most graphs have no such tensors, and every
+    function costs more while the mode is on, so that `where_needed` enters it only once PyTorch has
+    refused one of them. It never takes one in silence.
+
+    Attributes:
+        needed: whether that has happened.
     """
 
     def __init__(self):
         super().__init__()
         self.views = WeakIdKeyDictionary()
+        self.needed = False
 
-    @classmethod
-    def current(cls) -> "OrdinaryViews":
-        """Those that are entered now, or new ones."""
-        entered = torch.overrides._get_current_function_mode_stack()
-        return next((mode for mode in reversed(entered) if isinstance(mode, cls)), None) or cls()
+    def where_needed(self) -> contextlib.AbstractContextManager:
+        """This mode, or nothing where it has not been needed."""
+        return self if self.needed else contextlib.nullcontext()
+
+    def turn_on(self, error: BaseException) -> bool:
+        """Whether ``error`` was PyTorch's refusal of an inference tensor, and shall be no more."""
+        if self.needed or not isinstance(error, RuntimeError):
+            return False
+        self.needed = "inference tensor" in str(error).lower()
+        return self.needed
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}

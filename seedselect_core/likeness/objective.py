@@ -1,12 +1,17 @@
 """The loss of a sampled batch, seed by seed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import comfy.utils
 import torch
 
+from ..host.session import OrdinaryViews
+from ..memory.blocks import Blocks
+from ..memory.meter import Meter
 from ..memory.recompute import recomputed
+from ..memory.saved import Keeper
 from .encoders import ImageEncoder
 from .losses import appearance_loss, contrast_loss, norm_prior, semantic_loss
 from .targets import Targets
@@ -32,6 +37,17 @@ class Losses:
         )
         return Losses(*means, self.images)
 
+    def detached(self) -> "Losses":
+        """The same values without their history."""
+        return Losses(*(getattr(self, part.name).detach() for part in fields(self)))
+
+    @classmethod
+    def together(cls, parts: Sequence["Losses"]) -> "Losses":
+        """Those of all seeds of several parts of a batch."""
+        return cls(
+            *(torch.cat([getattr(part, value.name) for part in parts]) for value in fields(cls))
+        )
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -53,13 +69,18 @@ class Objective:
         denoised: list[torch.Tensor],
         rows: torch.Tensor | None = None,
         *,
-        one_by_one: bool = False,
+        keeper: Keeper,
+        strips: bool = False,
+        kept: bool = False,
     ) -> Losses:
         """Losses of ``noise`` [B, C, ...] whose chain ended in ``denoised`` (final last).
 
         Args:
             rows: [B], which seeds of the whole batch these are; None for all.
-            one_by_one: decode and compare picture by picture, which needs memory for one.
+            keeper: chooses what is kept for the backward pass.
+            strips: whether the decoder is differentiated in strips of rows, and the encoder block
+                by block.
+            kept: whether activations are kept, and not made again.
         """
         aim, layout = self.targets.of_rows(rows)
         weights = self.weights.of_last(len(denoised))
@@ -67,7 +88,7 @@ class Objective:
         contrast = 0.0
         images = None
         for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
-            loss, push, images = self._compared(latent, aim, one_by_one)
+            loss, push, images = self._compared(latent, aim, keeper, strips, kept)
             semantic = semantic + weight * loss.to(noise.device)
             contrast = contrast + weight * push.to(noise.device)
         layout = layout.to(denoised[-1]).view(-1, *layout.shape[-denoised[-1].ndim + 1 :])
@@ -82,29 +103,47 @@ class Objective:
         parts = (part.detach() for part in (semantic, appearance, norm))
         return Losses(total, *parts, images.detach())
 
+    def metered(self, latent: torch.Tensor, keeper: Keeper, strips: bool = False) -> Meter:
+        """What it takes to decode and compare ``latent`` [1, C, ...] with a gradient."""
+        meter = Meter(keeper, self.codec.patcher.model, [])
+        aim, _ = self.targets.of_rows(torch.zeros(1, dtype=torch.long))
+        with OrdinaryViews(), torch.enable_grad(), meter.counting():
+            self._compare(latent.detach().requires_grad_(), aim, keeper, strips)
+        return meter
+
+    def _encoder_blocks(self, keeper: Keeper) -> Blocks:
+        views = OrdinaryViews()
+        views.needed = True  # as for all of this, see `recomputed`
+        return Blocks(self.encoder.patcher.model, None, views, keeper)
+
     def _compared(
-        self, latent: torch.Tensor, aim: torch.Tensor, one_by_one: bool
+        self, latent: torch.Tensor, aim: torch.Tensor, keeper: Keeper, strips: bool, kept: bool
     ) -> tuple[torch.Tensor, ...]:
-        if not one_by_one:
-            return self._compare(latent, aim)
+        """`_compare` picture by picture, which needs memory for one."""
         aims = aim if aim.ndim == 2 else [aim] * len(latent)
-        parts = [self._compare(one[None], own) for one, own in zip(latent, aims, strict=True)]
+
+        def one_picture(latent: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            def compare(latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                return self._compare(latent, own, keeper, strips)
+
+            return recomputed(compare, latent, keeper, kept)
+
+        parts = [one_picture(one[None], own) for one, own in zip(latent, aims, strict=True)]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
-    def _compare(self, latent: torch.Tensor, aim: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _compare(
+        self, latent: torch.Tensor, aim: torch.Tensor, keeper: Keeper, strips: bool
+    ) -> tuple[torch.Tensor, ...]:
         """Semantic and contrast loss [B] (mean of the views) and picture [B, H, W, 3]."""
-
-        def decode_and_compare(latent):
+        with self.codec.strips.cut() if strips else contextlib.nullcontext():
             images = self.codec.decode(self.process_latent_out(latent))
+        with self._encoder_blocks(keeper).apart("blocks" if strips else ""):
             views = self.encoder(apply_views(images, self.targets.views))
-            # View by view, [V, B, D], so that each seed meets its own target.
-            embeddings = views.view(-1, len(images), views.shape[-1])
-            target = aim.to(views)
-            loss = semantic_loss(embeddings, target).mean(0)
-            if self.targets.contrast is None:
-                return loss, torch.zeros_like(loss), images
-            push = contrast_loss(embeddings, target, self.targets.contrast.to(views))
-            return loss, push.mean(0), images
-
-        modules = (self.codec.patcher.model, self.encoder.patcher.model)
-        return recomputed(decode_and_compare, latent, modules)
+        # View by view, [V, B, D], so that each seed meets its own target.
+        embeddings = views.view(-1, len(images), views.shape[-1])
+        target = aim.to(views)
+        loss = semantic_loss(embeddings, target).mean(0)
+        if self.targets.contrast is None:
+            return loss, torch.zeros_like(loss), images
+        push = contrast_loss(embeddings, target, self.targets.contrast.to(views))
+        return loss, push.mean(0), images

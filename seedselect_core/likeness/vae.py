@@ -1,5 +1,6 @@
 """The host's VAE of any kind as a differentiable function from latents to pictures."""
 
+import functools
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from comfy.ldm.modules.temporal_ae import VideoDecoder
 
 from ..errors import SeedSelectError
 from ..host.decoder import attached_memory, fixed_rng
+from ..memory.strips import Strips
 from .clamping import clamp_inward, ordinary, with_gradient_of
 
 
@@ -40,6 +42,11 @@ class VaeCodec:
         self._slope = 2 * (at_half - at_zero)
         self._clamps = far <= 1.0
         self._causal: bool | None = None
+
+    @functools.cached_property
+    def strips(self) -> Strips:
+        """The decoder's blocks, to be differentiated in strips of rows where memory is short."""
+        return Strips(self.vae.first_stage_model)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] or [B, C, T, h, w] in the VAE's space to images [B, H, W, 3] in 0..1.
@@ -146,13 +153,17 @@ def host_pictures(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return (images[:, 0] if images.ndim == 5 else images)[..., :3]
 
 
-def require_vae(model, vae) -> None:
-    """Raise `SeedSelectError` where the VAE's latents are not those of the model."""
+def require_vae(model, vae, name: str = "vae") -> None:
+    """Raise `SeedSelectError` where the VAE's latents are not those of the model.
+
+    Args:
+        name: of the input that it is connected to.
+    """
     latent_format = model.get_model_object("latent_format")
     dimensions = latent_format.latent_dimensions
     if vae.latent_dim > dimensions:
         raise SeedSelectError(
-            "vae: it is for videos, the model makes pictures. Connect the VAE that belongs to the "
+            f"{name}: it is for videos, the model makes pictures. Connect one that belongs to the "
             "checkpoint."
         )
     # A model may work on the VAE's latents with several pixels folded into channels.
@@ -160,6 +171,6 @@ def require_vae(model, vae) -> None:
     channels = latent_format.process_out(empty).shape[1]
     if vae.latent_channels != channels:
         raise SeedSelectError(
-            f"vae: its latents have {vae.latent_channels} channels, the model's "
-            f"{channels}. Connect the VAE that belongs to the checkpoint."
+            f"{name}: its latents have {vae.latent_channels} channels, the model's "
+            f"{channels}. Connect one that belongs to the checkpoint."
         )

@@ -11,15 +11,16 @@ lists), those are cut, so that a block is neither a whole level nor a single lin
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..host.calls import GuiderState
-from ..host.layers import protect_overwritten_activations
 from ..host.session import OrdinaryViews
 from .checkpoints import checkpointed
+from .saved import Keeper
 
 # An element is cut further where its own blocks hold at least this share of its weights.
 SHARE = 0.5
@@ -46,42 +47,52 @@ def _size(modules: list[torch.nn.Module]) -> int:
 
 
 class Blocks:
-    """The blocks of a diffusion model, to be cut while one of its calls is recorded.
+    """The parts of a diffusion model, to be cut while one of its calls is recorded.
 
     Args:
-        model: the diffusion model.
-        state: what the guider remembers; patches may do so from block to block.
+        model: the diffusion model, or another.
+        state: what the guider remembers; patches may do so from block to block. None for a model
+            that is given no patches.
         views: the ordinary views of inference tensors.
-        weights: addresses of memory that nobody writes to.
+        keeper: chooses what a recorded pass keeps.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        state: GuiderState,
+        state: GuiderState | None,
         views: OrdinaryViews,
-        weights: set[int],
+        keeper: Keeper,
     ):
-        self._blocks = repeated_blocks(model)
+        self._model = model
         self._state = state
         self._views = views
-        self._weights = weights
+        self._keeper = keeper
+        # By part and place among its inputs: whether it overwrites that input.
+        self._overwrites: dict[tuple[torch.nn.Module, int], bool] = {}
 
-    def __len__(self) -> int:
-        return len(self._blocks)
+    @functools.cached_property
+    def repeated(self) -> list[torch.nn.Module]:
+        """The repeated blocks of the model."""
+        return repeated_blocks(self._model)
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Each block that is called is a checkpoint of its own."""
+    def apart(self, parts: str) -> Iterator[None]:
+        """Each part that is called is a checkpoint of its own.
+
+        Args:
+            parts: "blocks", "prompts" for each call of the model as a whole, or "" for none.
+        """
+        cut = {"": [], "prompts": [self._model], "blocks": self.repeated if parts else []}[parts]
         with contextlib.ExitStack() as stack:
-            for block in self._blocks:
+            for part in cut:
                 # An instance's own "forward" may be a node's.
-                own = vars(block).get("forward")
-                block.forward = self._checkpointed(block.forward)
-                stack.callback(_put_back, block, own)
+                own = vars(part).get("forward")
+                part.forward = self._checkpointed(part, part.forward)
+                stack.callback(_put_back, part, own)
             yield
 
-    def _checkpointed(self, forward: Callable) -> Callable:
+    def _checkpointed(self, part: torch.nn.Module, forward: Callable) -> Callable:
         def cut(*args, **kwargs):
             leaves, structure = tree_flatten((args, kwargs))
             places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
@@ -95,25 +106,50 @@ class Blocks:
             given = [(args, kwargs)]
 
             def body(*tensors):
-                # A block may overwrite its input, which is needed once more.
-                if given:
-                    own, named = given.pop()
-                    own = [_own(value) for value in own]
-                    return forward(*own, **{name: _own(value) for name, value in named.items()})
-                with self._views, self._restored(state):
-                    # Containers as they were; the host has gone on writing to its own.
-                    again = list(rest)
-                    for place, tensor in zip(places, tensors, strict=True):
-                        again[place] = _own(tensor)
-                    own, named = tree_unflatten(again, structure)
-                    return forward(*own, **named)
+                with self._own(part, tensors) as own:
+                    if given:
+                        # Containers as they are: what the block writes to them is for the host.
+                        swap = {
+                            id(leaves[i]): tensor for i, tensor in zip(places, own, strict=True)
+                        }
+                        args, kwargs = given.pop()
+                        leaves.clear()
+                        args = [swap.get(id(value), value) for value in args]
+                        return forward(
+                            *args, **{name: swap.get(id(v), v) for name, v in kwargs.items()}
+                        )
+                    with self._views.where_needed(), self._restored(state):
+                        # Containers as they were; the host has gone on writing to its own.
+                        again = list(rest)
+                        for place, tensor in zip(places, own, strict=True):
+                            again[place] = tensor
+                        args, kwargs = tree_unflatten(again, structure)
+                        return forward(*args, **kwargs)
 
-            def contexts():
-                return contextlib.nullcontext(), protect_overwritten_activations(self._weights)
-
-            return checkpointed(body, *tensors, context_fn=contexts)
+            return checkpointed(
+                body,
+                *tensors,
+                forward=self._keeper.unpacking,
+                again=lambda: self._keeper.recording(part),
+            )
 
         return cut
+
+    @contextlib.contextmanager
+    def _own(
+        self, part: torch.nn.Module, tensors: tuple[torch.Tensor, ...]
+    ) -> Iterator[list[torch.Tensor]]:
+        """``tensors``, as copies where the part may overwrite what is needed once more."""
+        own = list(tensors)
+        for place, tensor in enumerate(tensors):
+            if tensor.is_floating_point() and self._overwrites.get((part, place), True):
+                own[place] = tensor.clone()
+        versions = [tensor._version for tensor in own]
+        yield own
+        for place, version in enumerate(versions):
+            key = (part, place)
+            changed = own[place]._version != version
+            self._overwrites[key] = self._overwrites.get(key, False) or changed
 
     def _ordinary(self, tensor: torch.Tensor) -> torch.Tensor:
         """What PyTorch can save: asked by `is_inference`, since versions are those of the view."""
@@ -121,12 +157,6 @@ class Blocks:
 
     def _restored(self, state):
         return contextlib.nullcontext() if state is None else self._state.restored(state)
-
-
-def _own(value):
-    """A copy of a tensor of numbers, for code that overwrites what it is given."""
-    numbers = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.clone() if numbers else value
 
 
 def _remembers(args: tuple, kwargs: dict) -> bool:

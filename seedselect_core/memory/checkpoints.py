@@ -1,6 +1,8 @@
 """PyTorch's checkpoints, leaving nothing behind where what they run fails."""
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -8,7 +10,11 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
 def checkpointed(
-    function: Callable, *inputs: torch.Tensor, early_stop: bool = False, **options
+    function: Callable,
+    *inputs: torch.Tensor,
+    early_stop: bool = False,
+    forward: Callable[[], AbstractContextManager] = contextlib.nullcontext,
+    again: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Any:
     """`torch.utils.checkpoint.checkpoint` that leaves nothing behind where ``function`` fails.
 
@@ -18,7 +24,8 @@ def checkpointed(
     Args:
         early_stop: whether the backward pass may leave ``function`` by an exception as soon as it
             has what it needs. Loops of the host are not made for that.
-        options: PyTorch's, but for the kind, which is non-reentrant.
+        forward, again: make the contexts that ``function`` runs in the first time, and when it
+            runs for the backward pass.
     """
     failure: BaseException | None = None
     recorded = False
@@ -34,7 +41,9 @@ def checkpointed(
             return inputs[0]
 
     with set_checkpoint_early_stop(early_stop):
-        output = checkpoint(caught, *inputs, use_reentrant=False, **options)
+        output = checkpoint(
+            caught, *inputs, use_reentrant=False, context_fn=lambda: (forward(), again())
+        )
     recorded = True
     if failure is not None:
         raise failure

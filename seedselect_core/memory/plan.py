@@ -1,16 +1,121 @@
-"""What a run does when the device is full: less is kept, more is made again, and it goes on.
-
-Levels, each slower and smaller than the one before:
-
-1. whole calls: a model call is recomputed as a whole, and the pictures of a batch are decoded
-   together;
-2. by blocks: a call is recomputed block by block (`seedselect_core.memory.blocks`), and pictures
-   are decoded one by one.
-"""
+"""The fastest way to take a gradient that the free memory holds, and the next smaller one."""
 
 import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import comfy.model_management
+
+from .levels import KEPT, NONE, Level
+from .meter import Meter
+
+# What is counted leaves out what kernels need for themselves, and gaps between tensors.
+MARGIN = 1.15
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search takes its gradients.
+
+    Attributes:
+        level: what of a call is kept.
+        batch: so many seeds at a time, each of which is its own.
+        strips: whether pictures are decoded in strips of rows.
+        kept_calls: so many last calls are kept whole, where the level keeps any.
+    """
+
+    level: Level
+    batch: int
+    strips: bool
+    kept_calls: int = 0
+
+    def describe(self, seeds: int) -> str:
+        """What is done, in words."""
+        said = [self.level.name]
+        if self.batch < seeds and self.level is not NONE:
+            said.append(f"{self.batch} of {seeds} seeds at a time")
+        if self.strips and self.level is not NONE:
+            said.append("the picture decoded in strips")
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes beside the weights that a run is alive with at its worst moments.
+
+    Attributes:
+        call: a metered call of the model.
+        seeds: of that call.
+        pictures: decoding and comparing one picture.
+        strips: the same in strips of rows.
+        differentiated: calls that a gradient goes through, as far as is known before a run.
+    """
+
+    call: Meter
+    seeds: int
+    pictures: int
+    strips: int
+    differentiated: int
+
+    def of(self, plan: Plan) -> int:
+        """What a run by ``plan`` needs, with a margin for what cannot be counted."""
+        if plan.level is NONE:
+            return 0
+        share = plan.batch / self.seeds
+        kept = plan.kept_calls * self.call.kept * share
+        call = self.call.need(plan.level) * share
+        picture = self.strips if plan.strips else self.pictures
+        if plan.kept_calls:  # and so are the pictures
+            picture *= plan.batch
+        return int(MARGIN * max(call, kept + picture))
+
+
+def batches(seeds: int, can_split: bool) -> list[int]:
+    """Sizes of the parts that a batch can be split into, from all at once to one by one."""
+    found = [seeds]
+    while can_split and found[-1] > 1:
+        found.append((found[-1] + 1) // 2)
+    return found
+
+
+def choose(needs: Needs, free: int, levels: Sequence[Level], sizes: Sequence[int]) -> Plan | None:
+    """The fastest plan that ``free`` bytes hold; None where there is none with a gradient."""
+    strips = MARGIN * needs.pictures > free
+    for level in levels:
+        for batch in sizes:
+            plan = Plan(level, batch, strips)
+            if level is KEPT:
+                plan = replace(plan, kept_calls=_room_for_calls(needs, free, plan))
+            worth = plan.kept_calls if level is KEPT else level is not NONE
+            if worth and needs.of(plan) <= free:
+                return plan
+            if level is KEPT:
+                break  # to split the batch would cost what this saves
+    return None
+
+
+def _room_for_calls(needs: Needs, free: int, plan: Plan) -> int:
+    """Calls that can be kept while a picture is decoded and compared."""
+    most = needs.differentiated
+    while most and needs.of(replace(plan, kept_calls=most)) > free:
+        most -= 1
+    return most
+
+
+def smaller(plan: Plan, levels: Sequence[Level], sizes: Sequence[int]) -> Plan | None:
+    """The next plan that needs less than ``plan``; None after the last."""
+    if plan.level is NONE:
+        return None
+    after = levels[levels.index(plan.level) + 1 :]
+    if plan.level is KEPT:
+        return Plan(after[0], plan.batch, plan.strips)
+    if not plan.strips:
+        return replace(plan, strips=True)
+    less = [size for size in sizes if size < plan.batch]
+    if less:
+        return replace(plan, batch=less[0])
+    return Plan(after[0], plan.batch, True) if after else None
 
 
 def out_of_memory(error: BaseException) -> bool:

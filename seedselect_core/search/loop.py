@@ -9,7 +9,6 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +17,17 @@ from typing import Any
 import torch
 
 from ..chain.unroll import Chain
-from ..errors import SeedSelectError
+from ..errors import NoGradient, SeedSelectError
 from ..likeness.losses import norm_prior
 from ..likeness.objective import Losses, Objective
+from ..memory.levels import NONE
 from ..memory.plan import free, out_of_memory
 from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
+from .room import Room
 from .settings import Settings
 
-SPARING = (
-    "Out of memory: going on block by block, with the same noise. Each call costs one more forward "
-    "pass."
-)
+# The last iteration in so many is by the objective itself where a cheaper one guides the others.
+LAST = 5
 SHELLS = {"sphere": to_shell, "channels": standardize_channels}
 
 
@@ -122,6 +121,9 @@ class Search:
         self.can_split_batch = can_split_batch
         self.is_video = is_video
         self.on_note: Callable[[str], None] = lambda note: None
+        self._last_objective: Objective | None = None
+        self._first: torch.Tensor | None = None  # the noise that was drawn in full first
+        self.room = Room(settings, can_split_batch, lambda message: self.on_note(message))
         self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)
@@ -129,42 +131,83 @@ class Search:
         self.iteration = 0
         self.done = 0
         self.planned = 0
+        self._drawn = 0  # further draws so far
+
+    def search_by(self, objective: Objective) -> None:
+        """Let a cheaper objective guide all but the last iterations."""
+        self._last_objective = self.objective
+        self.objective = objective
 
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
         self.seeds = len(noise)
+        self.device = noise.device
         self.drafts = s.candidates if s.candidates > 1 and 0 < s.draft_steps < chain.steps else 0
         # Runs of the chain: a gradient each, the last noise, the best ones.
         runs = self._draws() + s.iterations + (s.iterations > 0) + 1
         self.done = 0
         self.planned = s.draft_steps * self.drafts + chain.steps * runs
         noise = self._choose_start(chain, noise).clone().requires_grad_()
-        if s.optimizer == "adamw":
-            descent = torch.optim.AdamW([noise], s.learning_rate)
-        else:
-            descent = torch.optim.SGD([noise], s.learning_rate, momentum=0.9, nesterov=True)
+        descent = self._descent(noise)
         stale = 0
         for self.iteration in range(s.iterations):
+            if self.iteration == s.iterations - max(1, s.iterations // LAST):
+                self._change_objective(chain)
             rows = self._unfinished()
             if len(rows) == 0 or (s.patience and stale >= s.patience):
                 break
             before = self.best.total.clone() if self.best else None
-            noise.grad = self.sparing(chain, self._gradient, noise, rows)
-            for group in descent.param_groups:
-                group["lr"] = s.rate(self.iteration)
-            descent.step()
-            if s.shell != "free":
-                with torch.no_grad():
-                    noise.copy_(SHELLS[s.shell](noise))
+            noise.grad = self.sparing(chain, self._improve, noise, rows)
+            if noise.grad is not None:
+                self._step(descent, noise)
             improved = before is None or (self.best.total < before).any()
             # The first gradient is taken where the search starts, and so betters nothing.
             stale = 0 if improved or self.iteration == 0 else stale + 1
-        if s.iterations > 0:
+        if s.iterations > 0 and self.room.plan.level is not NONE:
             self._evaluate(chain, noise.detach(), self._unfinished())
-        # The whole batch once more: what is returned is what the stock sampler makes of it.
+        self._change_objective(chain)
+        return self._final(chain)
+
+    def _change_objective(self, chain: Chain) -> None:
+        """From now on the objective itself; what was found by the cheaper one is judged anew."""
+        if self._last_objective is None:
+            return
+        self.objective = self._last_objective
+        self._last_objective = None
+        best = self.best
+        if best is None:
+            return
+        self.planned += 2 * chain.steps
+        self.best = None
+        self._evaluate(chain, self._first.to(self.device), torch.arange(self.seeds))
+        self._evaluate(chain, best.noise.to(self.device), torch.arange(self.seeds))
+
+    def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW([noise], self.settings.learning_rate)
+        rate = self.settings.learning_rate
+        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True)
+
+    def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
+        for group in descent.param_groups:
+            group["lr"] = self.settings.rate(self.iteration)
+        descent.step()
+        if self.settings.shell != "free":
+            with torch.no_grad():
+                noise.copy_(SHELLS[self.settings.shell](noise))
+
+    def _final(self, chain: Chain) -> torch.Tensor:
+        """The whole batch once more: what is returned is what the stock sampler makes of it."""
+        noise = self.best.noise.to(self.device)
         with torch.no_grad():
-            final = self._run(chain, self.best.noise.to(noise.device), 1)[-1]
-        return final.detach()
+            try:
+                return self._run(chain, noise, 1)[-1]
+            except Exception as error:
+                if not (out_of_memory(error) and self.can_split_batch):
+                    raise
+            free()
+            self.planned += chain.steps * (len(noise) - 1)
+            return torch.cat([self._run(chain, one[None], 1)[-1] for one in noise])
 
     def describe_best(self) -> str:
         """What an error message is to end with."""
@@ -185,19 +228,28 @@ class Search:
         if not self._draws():
             return noise
         self._evaluate(chain, noise, rows)
-        for number in range(self.drafts or 1, s.candidates + s.neighbors):
-            drawn = self.draw(number).to(noise)
-            if number >= s.candidates:
-                drawn = rotate_towards(self.best.noise.to(noise), drawn, s.neighbor_angle)
-            self._evaluate(chain, drawn, rows)
+        for _ in range(self.drafts or 1, s.candidates):
+            self._evaluate(chain, self._draw(noise), rows)
+        for _ in range(s.neighbors):
+            self._try_neighbor(chain, rows)
         return self.best.noise.to(noise.device)
+
+    def _draw(self, like: torch.Tensor) -> torch.Tensor:
+        """The next draw of Gaussian noise."""
+        self._drawn += 1
+        return self.draw(self._drawn).to(like)
+
+    def _try_neighbor(self, chain: Chain, rows: torch.Tensor) -> None:
+        best = self.best.noise.to(self.device)
+        near = rotate_towards(best, self._draw(best), self.settings.neighbor_angle)
+        self._evaluate(chain, near, rows)
 
     def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """For every seed the draw whose picture is best when drawn in few steps."""
         best = noise.clone()
         least = noise.new_full((len(noise),), math.inf)
         for number in range(self.drafts):
-            drawn = noise if number == 0 else self.draw(number).to(noise)
+            drawn = noise if number == 0 else self._draw(noise)
             with torch.no_grad():
                 total = self.sparing(chain, self._drafted, drawn, rows).total
             lower = total < least
@@ -206,7 +258,7 @@ class Search:
         return best
 
     def _drafted(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
-        return self._drawn(chain, noise, rows, steps=self.settings.draft_steps)
+        return self._losses(chain, noise, rows, steps=self.settings.draft_steps)
 
     def _unfinished(self) -> torch.Tensor:
         """Seeds still to be optimized; all or none where the batch cannot be split."""
@@ -227,27 +279,72 @@ class Search:
 
     def sparing(self, chain: Chain, work: Callable[..., Any], *arguments) -> Any:
         """``work(chain, *arguments)``; where memory runs out, once more with less of it."""
-        done = self.done
-        try:
-            return work(chain, *arguments)
-        except Exception as error:
-            if not (out_of_memory(error) and chain.spare()):
-                raise
-        # Only now, since the error held what was in the way.
-        free()
-        self.planned += self.done - done
-        logging.warning("SeedSelect: %s", SPARING)
-        self.on_note(SPARING)
-        return work(chain, *arguments)
+        while True:
+            done = self.done
+            try:
+                return work(chain, *arguments)
+            except NoGradient as error:
+                if chain.level is NONE:
+                    raise
+                chain.level = NONE
+                self.room.without_gradient(str(error))
+            except Exception as error:
+                fits = out_of_memory(error) and self.room.shrink(chain)
+                if not (fits or chain.recovers(error)):
+                    raise
+            # Only now, since the error held what was in the way.
+            free()
+            self.planned += self.done - done
+
+    def _improve(
+        self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor | None:
+        """One iteration: the gradient to go down; without one, as many tries as it would cost."""
+        if chain.level is not NONE:
+            return self._gradient(chain, noise, rows)
+        if self.best is None:
+            self._evaluate(chain, noise.detach(), rows)
+        differentiated = self.settings.gradient_steps or chain.steps
+        # A call that is differentiated is made once more, and its backward pass is worth two.
+        tries = max(1, round(1 + 3 * min(differentiated, chain.steps) / chain.steps))
+        self.planned += (tries - 1) * chain.steps
+        for _ in range(tries):
+            self._try_neighbor(chain, rows)
+        return None
+
+    def _parts(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """``rows`` in parts that there is memory for."""
+        return rows.split(self.room.plan.batch) if self.can_split_batch else [rows]
 
     def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
-        if len(rows):
+        def evaluated(chain: Chain) -> None:
             with torch.no_grad():
-                self.sparing(chain, self._losses, noise[rows.to(noise.device)], rows)
+                self._take(noise, rows, self._losses(chain, noise, rows))
+
+        if len(rows):
+            self.sparing(chain, evaluated)
+
+    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+        parts = self._parts(rows)
+        found = [self._drawn_losses(chain, noise[p.to(noise.device)], p, **how) for p in parts]
+        return Losses.together(found)
 
     def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        whole = torch.zeros_like(noise)
+        found = []
+        for part in self._parts(rows):
+            gradient, losses = self._gradient_of(chain, noise, part)
+            whole[part.to(noise.device)] = gradient
+            found.append(losses)
+        self._take(noise.detach(), rows, Losses.together(found))
+        return whole
+
+    def _gradient_of(
+        self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, Losses]:
         part = noise.detach()[rows.to(noise.device)].requires_grad_()
-        losses = self._losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
+        losses = self._drawn_losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
+        self._remember(part, rows, losses)
         (gradient,) = torch.autograd.grad(losses.total.sum(), part)
         self._require_pull(gradient, part)
         if not torch.isfinite(gradient).all():
@@ -260,26 +357,29 @@ class Search:
             norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
             shrink = (self.settings.clip_norm / norms).clamp(max=1.0)
             gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
-        whole = torch.zeros_like(noise)
-        whole[rows.to(noise.device)] = gradient
-        return whole
+        return gradient, losses.detached()
 
     def _require_pull(self, gradient: torch.Tensor, noise: torch.Tensor) -> None:
-        """Raise `SeedSelectError` where nothing but the norm prior pulls at any of the seeds."""
+        """Raise `NoGradient` where nothing but the norm prior pulls at any of the seeds."""
         prior = self.settings.weights.norm * norm_prior(noise)
         (alone,) = torch.autograd.grad(prior.sum(), noise)
         if torch.equal(gradient, alone):
             hidden = self.suspects or ["the model, the sampler, the VAE or the image encoder"]
-            raise SeedSelectError(
-                "SeedSelect: the picture's gradient is zero, so the search would go nowhere. "
-                f"Something hides its computation from PyTorch: {' or '.join(hidden)}. Disconnect "
-                "it, or set 'iterations' to 0, which searches without a gradient."
-                + self.describe_best()
+            raise NoGradient(
+                "SeedSelect: the picture's gradient is zero. Something hides its computation from "
+                f"PyTorch: {' or '.join(hidden)}. Disconnect it for a search with a gradient."
             )
 
-    def _drawn(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
+    def _drawn_losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
         denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
-        losses = self.objective(noise, denoised, rows, one_by_one=chain.by_blocks)
+        losses = self.objective(
+            noise,
+            denoised,
+            rows,
+            keeper=chain.keeper,
+            strips=self.room.plan.strips,
+            kept=self.room.plan.kept_calls > 0,
+        )
         if not torch.isfinite(losses.total).all():
             raise SeedSelectError(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "
@@ -288,9 +388,12 @@ class Search:
             )
         return losses.joined() if self.is_video else losses
 
-    def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
-        losses = self._drawn(chain, noise, rows, **how)
-        if self.best is None:
+    def _remember(self, noise: torch.Tensor, rows: torch.Tensor, losses: Losses) -> None:
+        """Keep what is better than the best so far, of the seeds ``rows`` [b] with ``noise``."""
+        if self.best is not None:
+            self.best.take(rows, noise, losses)
+        elif len(rows) == self.seeds:
+            self._first = noise.detach().cpu().clone()
             self.best = Best(
                 noise.detach().cpu().clone(),
                 losses.total.detach().cpu().clone(),
@@ -298,8 +401,10 @@ class Search:
                 losses.semantic.cpu().clone(),
                 losses.images.cpu().clone(),
             )
-        else:
-            self.best.take(rows, noise, losses)
+
+    def _take(self, noise: torch.Tensor, rows: torch.Tensor, losses: Losses) -> None:
+        """Remember and report ``losses`` of the seeds ``rows`` of ``noise``."""
+        self._remember(noise[rows.to(noise.device)], rows, losses)
         named = {"total": losses.total.detach(), "semantic": losses.semantic}
         named |= {"appearance": losses.appearance, "norm": losses.norm}
         everyone = {}
@@ -310,7 +415,6 @@ class Search:
             everyone[name] = row
         self.history.add(everyone)
         self._report(True)
-        return losses
 
     def _report(self, new_best: bool) -> None:
         reached = int((self.best.semantic <= self.threshold).sum()) if self.best else 0

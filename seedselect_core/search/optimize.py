@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import comfy.model_base
 import comfy.model_management
@@ -12,12 +13,13 @@ from ..chain.doubts import doubts
 from ..chain.sampling import intermediate, latent_samples, shares_condition
 from ..chain.self_check import require_exact_gradient
 from ..chain.unroll import Chain, Denoising, unrolled_sampling
-from ..errors import SeedSelectError
+from ..errors import NoGradient, SeedSelectError
 from ..host.families import require_family
 from ..host.samplers import BATCH_INDEPENDENT, require_sampler, sampler_name
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets, build_targets
 from ..likeness.vae import VaeCodec, require_vae
+from ..memory.levels import NONE
 from ..memory.plan import out_of_memory
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
@@ -49,7 +51,8 @@ def optimize_seed(
         The seed, the LATENT dict that it samples to (in the VAE's space), and the history.
 
     Raises:
-        SeedSelectError: an input does not fit, or the loss or gradient is no number.
+        SeedSelectError: an input does not fit, or the loss or gradient is no number. What no
+            gradient can be taken of is no error: the search goes on without, and a note tells why.
     """
     if start is not None:
         start.require_fit(scene.model, latent_samples(scene.model, scene.latent), "start")
@@ -97,14 +100,12 @@ def optimize_noise(
     if subsets is not None:
         targets = targets.of_subsets(subsets)
     process_out = model.model.process_latent_out
-    search = Search(
-        Objective(scene.encoder, codec, targets, settings.weights, process_out),
-        settings,
-        callbacks.progress,
-        draw,
-        can_split_batch=_can_split_batch(scene, samples),
-        is_video=_is_video(model),
-    )
+    objective = Objective(scene.encoder, codec, targets, settings.weights, process_out)
+    search = _search(scene, samples, settings, objective, draw, callbacks)
+    patchers = [scene.vae.patcher, scene.encoder.patcher]
+    if scene.search_vae is not None:
+        search.search_by(replace(objective, codec=VaeCodec(scene.search_vae)))
+        patchers.append(scene.search_vae.patcher)
     checked = _checked(search, denoising, check_gradient, callbacks)
     try:
         result = unrolled_sampling(
@@ -112,10 +113,10 @@ def optimize_noise(
             noise,
             samples,
             checked,
-            patchers=[scene.vae.patcher, scene.encoder.patcher],
+            patchers=patchers,
             noise_mask=scene.latent.get("noise_mask"),
             seed=sampling.seed,
-            needs_gradient=settings.iterations > 0,
+            needs_gradient=settings.iterations > 0 and search.room.plan.level is not NONE,
         )
     except BaseException as error:
         if search.best is not None:
@@ -126,17 +127,43 @@ def optimize_noise(
     return _seed(search, model, sampling), {"samples": intermediate(result)}, search.history
 
 
+def _search(
+    scene: CustomScene,
+    samples: torch.Tensor,
+    settings: Settings,
+    objective: Objective,
+    draw: Callable[[int], torch.Tensor],
+    callbacks: Callbacks,
+) -> Search:
+    search = Search(
+        objective,
+        settings,
+        callbacks.progress,
+        draw,
+        can_split_batch=_can_split_batch(scene, samples),
+        is_video=_is_video(scene.denoising.guider.model_patcher),
+    )
+    search.on_note = callbacks.note
+    if settings.iterations > 0:
+        try:
+            require_sampler(scene.denoising.sampler)
+        except NoGradient as error:
+            search.room.without_gradient(str(error))
+    return search
+
+
 def _require_inputs(scene: CustomScene, samples: torch.Tensor, settings: Settings) -> VaeCodec:
     """The VAE as a codec. Raises `SeedSelectError` where an input does not fit the others."""
     model = scene.denoising.guider.model_patcher
     if settings.iterations > 0:
-        require_sampler(scene.denoising.sampler)
         require_family(model)
     if len(scene.denoising.sigmas) < 2:
         raise SeedSelectError(NO_STEP)
     codec = VaeCodec(scene.vae)
     _require_latent(model, samples)
     require_vae(model, scene.vae)
+    if scene.search_vae is not None:
+        require_vae(model, scene.search_vae, "search_vae")
     return codec
 
 
@@ -200,7 +227,6 @@ def _checked(
     search: Search, denoising: Denoising, always: bool, callbacks: Callbacks
 ) -> Callable[[Chain, torch.Tensor], torch.Tensor]:
     """``search``, after the gradient was checked where somebody asks for it or must doubt it."""
-    search.on_note = callbacks.note
     name = sampler_name(denoising.sampler)
     if search.settings.iterations > 0:
         search.suspects = doubts(denoising)
@@ -208,27 +234,34 @@ def _checked(
     family = type(denoising.guider.model_patcher.model.model_config).__name__
     doubt = f"{doubted}, {name} on {family}"
     unsettled = bool(doubted) and doubt not in callbacks.settled
-    if unsettled:
-        note = f"Nobody has tried {doubted}. Checking the gradient first."
-        logging.warning("SeedSelect: %s", note)
-        callbacks.note(note)
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        if always or unsettled:
+        search.room.prepare(chain, noise, search.objective)
+        if (always or unsettled) and chain.level is not NONE:
+            if unsettled:
+                note = f"Nobody has tried {doubted}. Checking the gradient first."
+                logging.warning("SeedSelect: %s", note)
+                callbacks.note(note)
             # One picture says as much as the batch, where it is drawn alone as in it.
             part = noise[:1] if search.can_split_batch else noise
-            search.sparing(chain, require_exact_gradient, part, doubted or name)
-            callbacks.settled.add(doubt)
-            chain.evaluations = 0
+            search.sparing(chain, _check, part, doubted or name)
+            if chain.level is not NONE:
+                callbacks.settled.add(doubt)
+        chain.evaluations = 0
         return search(chain, noise)
 
     return checked
 
 
+def _check(chain: Chain, noise: torch.Tensor, what: str) -> None:
+    if chain.level is not NONE:  # as it is once the check has failed
+        require_exact_gradient(chain, noise, what)
+
+
 def _out_of_memory(search: Search) -> SeedSelectError:
     return SeedSelectError(
-        "SeedSelect: out of memory, also block by block and picture by picture. Lower the batch of "
-        "'Empty Latent Image' (seeds are optimized side by side), then its size."
+        "SeedSelect: out of memory, even for plain pictures without a gradient. Lower the size of "
+        "'Empty Latent Image', then its batch (seeds are optimized side by side)."
         + search.describe_best()
     )
 

@@ -24,6 +24,8 @@ class CustomScene:
         encoder: an image encoder of `seedselect_core.likeness.encoders`.
         references: images of the concept.
         latent: the host's LATENT dict; its size and batch, and its noise mask if it has one.
+        search_vae: a small VAE for the same latents that decodes while searching, or None. The last
+            iterations, and with them the choice of the best, are by ``vae``.
     """
 
     denoising: Denoising
@@ -31,6 +33,7 @@ class CustomScene:
     encoder: ImageEncoder
     references: ReferenceSet
     latent: dict
+    search_vae: Any = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Scene:
     Attributes:
         model: the host's ModelPatcher, as any loader gives it.
         positive, negative: the host's conditioning.
-        vae, encoder, references, latent: as of `CustomScene`.
+        vae, encoder, references, latent, search_vae: as of `CustomScene`.
     """
 
     model: Any
@@ -50,6 +53,7 @@ class Scene:
     encoder: ImageEncoder
     references: ReferenceSet
     latent: dict
+    search_vae: Any = None
 
     def custom(self, sampling: SamplingSettings) -> CustomScene:
         """The graph of guider, sampler and sigmas that a KSampler is.
@@ -62,7 +66,9 @@ class Scene:
         guider.set_cfg(sampling.cfg)
         sampler = sampler_of(sampling.sampler_name)
         denoising = Denoising(guider, sampler, host_ksampler(self.model, sampling).sigmas)
-        return CustomScene(denoising, self.vae, self.encoder, self.references, self.latent)
+        return CustomScene(
+            denoising, self.vae, self.encoder, self.references, self.latent, self.search_vae
+        )
 
 
 def _ignore(*_) -> None:

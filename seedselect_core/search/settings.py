@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import Rule, require_rules
 from ..likeness.weights import LossWeights
+from ..memory.levels import AUTOMATIC, LEVELS
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "published")
 SHELLS = ("free", "sphere", "channels")
+MEMORY = (AUTOMATIC, *(level.name for level in LEVELS))
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Settings:
         target: a seed is done when its semantic loss is at most this times the references' own
             (`Targets.spread`): at 1 it is as near to the centroid as they are. 0 for never.
         patience: stop after so many iterations without any seed improving; 0 for never.
+        memory: "automatic", or the name of a level of `seedselect_core.memory.levels`.
     """
 
     iterations: int = 20
@@ -55,6 +58,7 @@ class Settings:
     shell: str = "free"
     target: float = 0.0
     patience: int = 0
+    memory: str = AUTOMATIC
 
     def __post_init__(self):
         def at_least(least: int, *names: str) -> list[Rule]:
@@ -77,6 +81,7 @@ class Settings:
             one_of("optimizer", OPTIMIZERS),
             one_of("schedule", SCHEDULES),
             one_of("shell", SHELLS),
+            one_of("memory", MEMORY),
         )
 
     def reweighted(self, **weights: float | tuple[float, ...]) -> "Settings":

@@ -17,6 +17,7 @@ import torch
 from seedselect_core.chain.parts import parts_of
 from seedselect_core.chain.unroll import Chain, Denoising, unrolled_sampling
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.memory.levels import BLOCKS
 
 from .double import in_double
 from .models import normal
@@ -196,7 +197,8 @@ def gradient_errors(graph: Wired) -> tuple[float, float | None]:
         noise = noise.double()
         slopes, quotients, usual = directional(probed(chain), noise, DIRECTIONS)
         found.append(max(relative(slopes, quotients, usual)))
-        if chain.spare():
+        if BLOCKS in chain.levels():
+            chain.level = BLOCKS
             apart = slopes_of(probed(chain), noise, DIRECTIONS)
             found.append(max(relative(apart, quotients, usual)))
         return noise
@@ -206,12 +208,20 @@ def gradient_errors(graph: Wired) -> tuple[float, float | None]:
 
 
 def _unrolled(graph: Wired, search) -> torch.Tensor:
+    def recovering(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
+        try:
+            return search(chain, noise.clone())
+        except Exception as error:
+            if not chain.recovers(error):
+                raise
+        return recovering(chain, noise)
+
     torch.manual_seed(graph.seed)
     return unrolled_sampling(
         Denoising(graph.guider, graph.sampler, graph.sigmas),
         graph.noise,
         graph.latent_image,
-        search,
+        recovering,
         noise_mask=graph.noise_mask,
         seed=graph.seed,
     )

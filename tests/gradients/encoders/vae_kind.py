@@ -23,6 +23,7 @@ from seedselect_core.host.session import fixed_free_memory, gradients_enabled
 from seedselect_core.host.weights import borrowed_weights, pinned_weights
 from seedselect_core.likeness.vae import VaeCodec, host_pictures
 from seedselect_core.memory.recompute import recomputed
+from seedselect_core.memory.saved import Keeper, MadeWeights, storages
 
 from ..double import in_double
 from ..measure import Case, Finding, relative_errors, snapshot, unchanged
@@ -130,9 +131,9 @@ class Kind:
         before = snapshot(holder)
         try:
             codec = VaeCodec(vae)
-            with lent(vae.first_stage_model):
+            with lent(vae.first_stage_model) as keeper:
                 z = latents.clone().requires_grad_()
-                images = recomputed(codec.decode, z, [vae.first_stage_model])
+                images = recomputed(codec.decode, z, keeper)
                 (again,) = torch.autograd.grad(images.square().sum(), z)
                 with saved_as_copies():
                     (plain,) = torch.autograd.grad(codec.decode(z).square().sum(), z)
@@ -197,11 +198,12 @@ def saved_as_copies() -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def lent(module: torch.nn.Module) -> Iterator[None]:
+def lent(module: torch.nn.Module) -> Iterator[Keeper]:
     """The conditions under which the optimization calls VAE and encoder."""
+    made = MadeWeights()
     with gradients_enabled(), fixed_free_memory(), pinned_weights(), differentiable_rope():
-        with borrowed_weights(module):
-            yield
+        with borrowed_weights(module), made.noticed([module]):
+            yield Keeper(storages([module]), made)
 
 
 def metadata(config: dict) -> dict:

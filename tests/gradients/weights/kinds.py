@@ -64,9 +64,10 @@ ROTATED = GROUPS | {"convrot": True}
 BLOCKS = ("double_blocks.", "single_blocks.")
 
 
-def flux_weights() -> dict[str, torch.Tensor]:
-    """State dict of a small Flux in float32."""
-    return reduced("Flux", FLUX).model.diffusion_model.state_dict()
+def flux_weights(depth: int = 1) -> dict[str, torch.Tensor]:
+    """State dict of a small Flux in float32, of so many blocks of both kinds."""
+    sizes = FLUX | {"depth": depth, "depth_single_blocks": depth}
+    return reduced("Flux", sizes).model.diffusion_model.state_dict()
 
 
 def load(weights: dict, **options):
@@ -77,11 +78,11 @@ def load(weights: dict, **options):
     return model
 
 
-def flux_wired(model, dtype: torch.dtype = torch.float32, **more) -> Wired:
+def flux_wired(model, dtype: torch.dtype = torch.float32, side: int = 4, **more) -> Wired:
     texts = [conditioning(5, 64, seed, guidance=3.5) for seed in (1, 2)]
     for text, seed in zip(texts, (3, 4), strict=True):
         text[0][1]["pooled_output"] = normal(1, 32, seed=seed)
-    return wired(model, *texts, (1, 16, 4, 4), dtype, scheduler="simple", **more)
+    return wired(model, *texts, (1, 16, side, side), dtype, scheduler="simple", **more)
 
 
 def stored(model) -> dict[str, torch.Tensor]:
