@@ -445,3 +445,52 @@ def test_the_error_comes_after_the_last_level_and_the_best_is_kept():
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert out_of_memory(MemoryError()) and out_of_memory(FULL("full"))
     assert not out_of_memory(RuntimeError("shapes"))
+
+
+# --- a small decoder ------------------------------------------------------------------------------
+
+
+def test_a_small_vae_guides_all_but_the_last_iterations(monkeypatch):
+    graph = tiny.Graph(latent=tiny.latent(2))
+    graph.inputs["search_vae"] = small = tiny.vae(seed=7)
+    used = []
+    for name, vae in (("small", small), ("real", graph.vae)):
+        decoder = vae.first_stage_model.decoder
+        decoder.register_forward_hook(lambda *_, name=name: used.append(name))
+    settings = replace(SETTINGS, iterations=6)
+    seed, *_ = tiny.optimize(graph, settings=settings)
+    begun = len(used) - used[::-1].index("small")  # where the small one was used last
+    assert used[:begun].count("small") > 4 and set(used[begun:]) == {"real"}
+    # What is told is by the real VAE: the very losses of a search that does no more than look.
+    graph.inputs["search_vae"] = None
+    looked, _, _ = tiny.optimize(graph, settings=replace(SETTINGS, iterations=0), start=seed)
+    assert looked.semantic == pytest.approx(seed.semantic, rel=1e-4)
+    first, _, _ = tiny.optimize(graph, settings=replace(SETTINGS, iterations=0))
+    assert first.semantic == pytest.approx(seed.first_semantic, rel=1e-4)
+    assert all(now < then for now, then in zip(seed.semantic, seed.first_semantic, strict=True))
+
+
+def test_a_small_vae_for_other_latents_is_refused_by_name():
+    graph = tiny.Graph(latent=tiny.latent(1))
+    graph.inputs["search_vae"] = pixels = tiny.vae()
+    pixels.latent_channels = 3
+    with pytest.raises(SeedSelectError, match=r"^search_vae: "):
+        tiny.optimize(graph, settings=SETTINGS)
+
+
+# --- the image encoder ----------------------------------------------------------------------------
+
+
+def test_an_encoder_of_half_precision_keeps_no_weights_that_it_casts(monkeypatch):
+    made = []
+    real = saved._MadeWeight.tensor
+    monkeypatch.setattr(saved._MadeWeight, "tensor", lambda self: made.append(self) or real(self))
+    graph = tiny.Graph()
+    graph.encoder.clip_vision.model.half()
+    settings = replace(SETTINGS, memory=WHOLE.name)
+    seed, _, _ = tiny.optimize(graph, settings=settings)
+    layers = {type(stand_in._layer).__name__ for stand_in in made}
+    assert len(made) > 10 and "Linear" in layers
+    monkeypatch.setattr(saved, "_makes_weights", lambda layer: False)
+    kept, _, _ = tiny.optimize(graph, settings=settings)
+    torch.testing.assert_close(seed.noise, kept.noise)

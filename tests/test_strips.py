@@ -441,8 +441,11 @@ def peak(dtype: torch.dtype, pixels: int, decoding: Callable) -> float:
     return live.most / GIB
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.5), (torch.float32, 4.0)])
-def test_a_picture_of_1024_pixels_needs_little_memory(dtype, most):
-    found = peak(dtype, 1024, lambda decoder: in_strips(decoder, STRIP))
-    print(f"{dtype}: {found:.2f} GiB")
+@pytest.mark.parametrize(
+    ("dtype", "pixels", "most"),
+    [(torch.bfloat16, 1024, 2.5), (torch.float32, 1024, 4.0), (torch.bfloat16, 2048, 8.0)],
+)
+def test_a_large_picture_needs_little_memory(dtype, pixels, most):
+    found = peak(dtype, pixels, lambda decoder: in_strips(decoder, STRIP))
+    print(f"{dtype}, {pixels} pixels: {found:.2f} GiB")
     assert found < most

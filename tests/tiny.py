@@ -59,10 +59,10 @@ def model(prediction: str = "EPS", dtype: torch.dtype = torch.float32, latent_fo
 
 
 @torch.inference_mode()
-def vae() -> comfy.sd.VAE:
+def vae(seed: int = 2) -> comfy.sd.VAE:
     """VAE for pictures of twice the latent's size."""
     autoencoder = AutoencoderKL(**copy.deepcopy(VAE))
-    randomize(autoencoder, 2)
+    randomize(autoencoder, seed)
     host = comfy.sd.VAE(autoencoder.state_dict(), config={"params": copy.deepcopy(VAE)})
     host.downscale_ratio = host.upscale_ratio = 2
     return host

@@ -68,8 +68,8 @@ class Blocks:
         self._state = state
         self._views = views
         self._keeper = keeper
-        # By part and place among its inputs: whether it overwrites that input.
-        self._overwrites: dict[tuple[torch.nn.Module, int], bool] = {}
+        # By kind of part and place among its inputs: whether it overwrites that input.
+        self._overwrites: dict[tuple[type, int], bool] = {}
 
     @functools.cached_property
     def repeated(self) -> list[torch.nn.Module]:
@@ -130,7 +130,7 @@ class Blocks:
                 body,
                 *tensors,
                 forward=self._keeper.unpacking,
-                again=lambda: self._keeper.recording(part),
+                again=lambda: self._keeper.recording(type(part)),
             )
 
         return cut
@@ -142,12 +142,12 @@ class Blocks:
         """``tensors``, as copies where the part may overwrite what is needed once more."""
         own = list(tensors)
         for place, tensor in enumerate(tensors):
-            if tensor.is_floating_point() and self._overwrites.get((part, place), True):
+            if tensor.is_floating_point() and self._overwrites.get((type(part), place), True):
                 own[place] = tensor.clone()
         versions = [tensor._version for tensor in own]
         yield own
         for place, version in enumerate(versions):
-            key = (part, place)
+            key = (type(part), place)
             changed = own[place]._version != version
             self._overwrites[key] = self._overwrites.get(key, False) or changed
 
