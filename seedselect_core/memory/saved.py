@@ -19,12 +19,12 @@ become tensors again when they are unpacked.
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 # Smaller tensors are not worth a way to main memory and back, in bytes.
 WORTH_MOVING = 2**20
@@ -284,7 +284,7 @@ class Keeper:
             away: whether what is saved waits in main memory.
         """
         save, load = _hooks()
-        copies: dict[tuple, tuple[StorageWeakRef, torch.Tensor]] = {}
+        copies: dict[tuple, tuple[weakref.ref, torch.Tensor]] = {}
         learning: list[tuple[tuple, torch.Tensor, int]] = []
         place = 0
         plain = True
@@ -351,15 +351,16 @@ def _counter_of(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _copy_once(
-    tensor: torch.Tensor, copies: dict[tuple, tuple[StorageWeakRef, torch.Tensor]]
+    tensor: torch.Tensor, copies: dict[tuple, tuple[weakref.ref, torch.Tensor]]
 ) -> torch.Tensor:
     """Of a tensor that several operations save, one copy."""
-    # The weak references keep the address of a freed tensor from being given to another one.
-    memory = StorageWeakRef(tensor.untyped_storage())
-    key = (memory.cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
+    storage = tensor.untyped_storage()
+    key = (storage._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
     key += (tensor.dtype, tensor._version)
     if key not in copies:
-        copies[key] = memory, _copy(tensor)
+        # The address of freed memory may be given to another tensor.
+        gone = weakref.ref(storage, lambda _: copies.pop(key, None))
+        copies[key] = gone, _copy(tensor)
     return copies[key][1]
 
 
