@@ -89,7 +89,7 @@ class Blocks:
                 # An instance's own "forward" may be a node's.
                 own = vars(part).get("forward")
                 part.forward = self._checkpointed(part, part.forward)
-                stack.callback(_put_back, part, own)
+                stack.callback(put_back, part, own)
             yield
 
     def _checkpointed(self, part: torch.nn.Module, forward: Callable) -> Callable:
@@ -165,7 +165,8 @@ def _remembers(args: tuple, kwargs: dict) -> bool:
     return any(given.get(name) for given in options for name in REMEMBERING)
 
 
-def _put_back(block: torch.nn.Module, own: Callable | None) -> None:
+def put_back(block: torch.nn.Module, own: Callable | None) -> None:
+    """Give ``block`` its ``forward`` again: ``own``, or that of its class for None."""
     if own is None:
         del block.forward
     else:

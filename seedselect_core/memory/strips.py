@@ -40,7 +40,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..host.session import entered_again, function_modes
-from .blocks import repeated_blocks
+from .blocks import put_back, repeated_blocks
 from .plan import out_of_memory
 
 # So much of the input or the output of a block, whichever is larger, is a strip; in bytes.
@@ -607,7 +607,7 @@ class Strips:
                 # An instance's own "forward" may be a node's.
                 own = vars(module).get("forward")
                 module.forward = functools.partial(self._called, module, module.forward)
-                stack.callback(_put_back, module, own)
+                stack.callback(put_back, module, own)
             yield
 
     def _called(self, module: torch.nn.Module, forward: Callable, *args, **options) -> Any:
@@ -667,10 +667,3 @@ def _apart(module: torch.nn.Module, blocks: set[int]) -> Iterator[torch.nn.Modul
         return
     for part in parts:
         yield from _apart(part, blocks)
-
-
-def _put_back(module: torch.nn.Module, own: Callable | None) -> None:
-    if own is None:
-        del module.forward
-    else:
-        module.forward = own
