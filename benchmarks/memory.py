@@ -59,8 +59,8 @@ from seedselect_core.likeness.targets import Targets
 from seedselect_core.likeness.vae import VaeCodec
 from seedselect_core.likeness.views import apply_views, draw_views
 from seedselect_core.likeness.weights import LossWeights
-from seedselect_core.memory.levels import KEPT, LEVELS, NONE, Level
-from seedselect_core.memory.plan import MARGIN
+from seedselect_core.memory.levels import KEPT, LEVELS, NONE, WHOLE, Level
+from seedselect_core.memory.plan import MARGIN, Plan
 from seedselect_core.memory.recompute import recomputed
 from seedselect_core.memory.strips import Strips
 
@@ -286,7 +286,7 @@ def _plenty(device=None, torch_free_too=False):
 
 def one_call(chain: Chain, noise: torch.Tensor, level: Level) -> None:
     """The gradient of one call of the model."""
-    chain.level = level
+    chain.plan = Plan(level, 1, strips=False)
     z = noise.detach().clone().requires_grad_()
     (end,) = chain(z)
     torch.autograd.grad(end, z, torch.ones_like(end))
@@ -308,7 +308,7 @@ def one_decoding(chain: Chain, codec: VaeCodec, latent: torch.Tensor, strips: bo
 def one_comparison(chain: Chain, objective: Objective, latent: torch.Tensor, strips: bool) -> None:
     """The gradient of the loss of one picture: decoded, seen by the encoder, compared."""
     z = latent.detach().clone().requires_grad_()
-    losses = objective(z, [z], keeper=chain.keeper, strips=strips)
+    losses = objective(z, [z], keeper=chain.keeper, plan=Plan(WHOLE, 1, strips))
     torch.autograd.grad(losses.total.sum(), z)
 
 

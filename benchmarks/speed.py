@@ -65,6 +65,7 @@ from seedselect_core.likeness.vae import VaeCodec
 from seedselect_core.likeness.views import draw_views
 from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.memory.levels import BLOCKS, KEPT, WHOLE
+from seedselect_core.memory.plan import Plan
 from seedselect_core.pocket import (
     TEXT_WIDTH,
     UNET_CONFIG,
@@ -257,16 +258,16 @@ def bare_calls(graph: Wired) -> Side:
 
 
 def whole_calls(chain: Chain) -> None:
-    chain.level = WHOLE
+    """As where there is memory for the pictures, but for no call."""
+    chain.plan = Plan(WHOLE, 1, strips=False, keeps_pictures=True)
 
 
 def use_blocks(chain: Chain) -> None:
-    chain.level = BLOCKS
+    chain.plan = Plan(BLOCKS, 1, strips=True)
 
 
 def keep_all(chain: Chain) -> None:
-    chain.level = KEPT
-    chain.kept_calls = chain.steps
+    chain.plan = Plan(KEPT, 1, strips=False, kept_calls=chain.steps, keeps_pictures=True)
 
 
 def last_prediction(chain: Chain, noise: torch.Tensor, steps: int) -> torch.Tensor:
@@ -286,9 +287,7 @@ def compared(eyes: Eyes, model: comfy.model_base.BaseModel) -> Callable:
 
     def loss(chain: Chain, noise: torch.Tensor, steps: int) -> torch.Tensor:
         denoised = chain(noise, keep=len(STEP_WEIGHTS), steps=steps)
-        strips = chain.level is BLOCKS  # as a search's plan has it
-        kept = chain.kept_calls > 0
-        losses = objective(noise, denoised, keeper=chain.keeper, strips=strips, kept=kept)
+        losses = objective(noise, denoised, keeper=chain.keeper, plan=chain.plan)
         return losses.total.sum()
 
     return loss
@@ -314,12 +313,10 @@ def exact(
             prepare(chain)
 
             def gradient(steps: int, noise: torch.Tensor) -> torch.Tensor:
-                try:
+                def once() -> torch.Tensor:
                     return torch.autograd.grad(loss(chain, noise, steps), noise)[0]
-                except Exception as error:
-                    if not chain.recovers(error):
-                        raise
-                return gradient(steps, noise)
+
+                return chain.recovering(once)
 
             use(descending(gradient, noise))
             return noise

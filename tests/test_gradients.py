@@ -123,7 +123,7 @@ def test_gradient_of_the_whole_objective(models, monkeypatch, views):
 
     def search(chain, noise):
         def value(z):
-            losses = objective(z, chain(z, keep=3), keeper=chain.keeper)
+            losses = objective(z, chain(z, keep=3), keeper=chain.keeper, plan=chain.plan)
             assert 0 < losses.images.min() and losses.images.max() < 1
             return losses.total.sum()
 

@@ -1,6 +1,5 @@
-"""What is kept, what is made again, and what happens where memory runs out."""
+"""What is kept, what is made again, and how that is planned."""
 
-import random
 from dataclasses import replace
 
 import comfy.model_management
@@ -18,9 +17,8 @@ from seedselect_core.errors import SeedSelectError
 from seedselect_core.memory import saved
 from seedselect_core.memory.blocks import repeated_blocks
 from seedselect_core.memory.levels import AWAY, BLOCKS, KEPT, LEVELS, NONE, PROMPTS, WHOLE
-from seedselect_core.memory.plan import Needs, Plan, batches, choose, out_of_memory, smaller
+from seedselect_core.memory.plan import Needs, Plan, batches, choose, smaller
 
-FULL = comfy.model_management.OOM_EXCEPTION
 SETTINGS = tiny.settings(iterations=3, learning_rate=0.5, optimizer="sgd")
 
 
@@ -57,8 +55,7 @@ def gradients_of(graph, *levels, again: int = 1, live: list | None = None) -> li
 
     def search(chain, noise):
         for level in levels:
-            chain.level = level
-            chain.kept_calls = 10 if level is KEPT else 0
+            chain.plan = Plan(level, len(noise), False, kept_calls=10 if level is KEPT else 0)
             for _ in range(again):
                 gradient = None
                 with Live([graph.guider.model_patcher.model]) as counted:
@@ -236,20 +233,21 @@ class Metered:
         return {KEPT: 110, WHOLE: 110, PROMPTS: 60, BLOCKS: 30, AWAY: 20}[level]
 
 
-NEEDS = Needs(Metered(), 1, pictures=50, strips=10, differentiated=3)
+NEEDS = Needs(Metered(), 1, pictures=50, strips=10, differentiated=3, compared=3)
 MOST = 10**6
 
 
 @pytest.mark.parametrize(
     ("free", "plan"),
     [
-        (MOST, Plan(KEPT, 4, False, 3)),
-        (700, Plan(KEPT, 4, False, 1)),
+        (MOST, Plan(KEPT, 4, False, 3, True)),
+        (1100, Plan(KEPT, 4, False, 2)),
         (510, Plan(WHOLE, 4, False)),
         (260, Plan(WHOLE, 2, False)),
+        (180, Plan(WHOLE, 1, False, keeps_pictures=True)),
         (130, Plan(WHOLE, 1, False)),
         (80, Plan(PROMPTS, 1, False)),
-        (40, Plan(BLOCKS, 1, True)),
+        (40, Plan(BLOCKS, 1, True, keeps_pictures=True)),
         (25, Plan(AWAY, 1, True)),
         (10, None),
     ],
@@ -259,15 +257,16 @@ def test_the_fastest_plan_that_fits_is_taken(free, plan):
     assert plan is None or NEEDS.of(plan) <= free
 
 
-def test_after_each_plan_comes_a_smaller_one():
-    plan = Plan(KEPT, 4, False, 3)
+@pytest.mark.parametrize("level", [KEPT, WHOLE])
+def test_after_each_plan_comes_a_smaller_one(level):
+    plan = Plan(level, 4, False, 3 if level is KEPT else 0, True)
     seen = [plan]
     while (plan := smaller(plan, LEVELS, batches(4, True))) is not None:
         seen.append(plan)
     assert seen[-1].level is NONE and seen[1] == Plan(WHOLE, 4, False)
     needs = [NEEDS.of(one) for one in seen]
     assert needs == sorted(needs, reverse=True)
-    assert {one.level for one in seen} == set(LEVELS)
+    assert {one.level for one in seen} == set(LEVELS[LEVELS.index(level) :])
 
 
 def test_batches_are_halved_where_seeds_are_their_own():
@@ -300,151 +299,6 @@ def test_every_level_can_be_asked_for(level):
     seed, _, _ = tiny.optimize(tiny.Graph(), settings=settings, on_note=notes.append)
     assert seed.semantic[0] < seed.first_semantic[0]
     assert notes == [f"memory: {level.name}, as asked for."]
-
-
-# --- out of memory --------------------------------------------------------------------------------
-
-
-class Full:
-    """Runs out of memory at the n-th call of a layer: once, or from then on."""
-
-    def __init__(self, layer: torch.nn.Module, call: int, always: bool = False):
-        self.call = call
-        self.always = always
-        self.calls = 0
-        layer.register_forward_hook(self)
-
-    def __call__(self, *_):
-        self.calls += 1
-        if self.calls == self.call or (self.always and self.calls > self.call):
-            raise FULL("CUDA out of memory.")
-
-
-PARTS = {
-    "model": lambda graph: graph.model.model.diffusion_model,
-    "decoder": lambda graph: graph.vae.first_stage_model.decoder,
-    "encoder": lambda graph: graph.encoder.clip_vision.model.vision_model,
-}
-
-
-def random_place(graph: tiny.Graph, part: str, number: int) -> tuple[torch.nn.Module, int]:
-    """A layer of a part, and one of its calls; the first are those of metering and references."""
-    drawn = random.Random(f"{part} {number}")
-    layers = [m for m in PARTS[part](graph).modules() if not list(m.children())]
-    used = [m for m in layers if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    return drawn.choice(used), drawn.randint(4, 12)
-
-
-def left_as_it_was(graph: tiny.Graph) -> bool:
-    modules = [m for part in PARTS.values() for m in part(graph).modules()]
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is None and not any("forward" in vars(module) for module in modules)
-
-
-@pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("level", [KEPT, WHOLE, PROMPTS, BLOCKS])
-def test_the_same_seed_is_found_where_memory_runs_out(level, part, number):
-    settings = replace(SETTINGS, memory=level.name)
-    expected, _, _ = tiny.optimize(tiny.Graph(latent=tiny.latent(2)), settings=settings)
-    graph = tiny.Graph(latent=tiny.latent(2))
-    full = Full(*random_place(graph, part, number))
-    notes = []
-    seed, _, _ = tiny.optimize(graph, settings=settings, on_note=notes.append)
-    if full.calls >= full.call:
-        assert "Out of memory" in notes[-1]
-    torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
-    assert left_as_it_was(graph)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_last_level_goes_on_without_a_gradient(part):
-    graph = tiny.Graph(latent=tiny.latent(2))
-    Full(*random_place(graph, part, 0))
-    notes = []
-    settings = replace(SETTINGS, memory=AWAY.name)
-    seed, _, _ = tiny.optimize(graph, settings=settings, on_note=notes.append)
-    # Strips, one seed at a time, no gradient.
-    assert all(now <= first for now, first in zip(seed.semantic, seed.first_semantic, strict=True))
-    assert left_as_it_was(graph)
-
-
-def test_out_of_memory_between_the_parts(monkeypatch):
-    """Where latents are made into pictures, which is no layer."""
-    expected, _, _ = tiny.optimize(tiny.Graph(), settings=SETTINGS)
-    graph = tiny.Graph()
-    calls = []
-    real = graph.model.model.process_latent_out
-
-    def scarce(latent):
-        calls.append(latent)
-        if len(calls) == 4:
-            raise FULL("CUDA out of memory.")
-        return real(latent)
-
-    monkeypatch.setattr(graph.model.model, "process_latent_out", scarce)
-    seed, _, _ = tiny.optimize(graph, settings=SETTINGS)
-    assert len(calls) > 4
-    torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
-
-
-def test_plain_pictures_are_drawn_one_by_one_where_a_batch_does_not_fit():
-    expected, drawn, _ = tiny.optimize(tiny.Graph(latent=tiny.latent(2)), settings=SETTINGS)
-    graph = tiny.Graph(latent=tiny.latent(2))
-
-    def scarce(module, args):
-        if len(args[0]) > 2:  # two seeds under two prompts
-            raise FULL("CUDA out of memory.")
-
-    graph.model.model.diffusion_model.register_forward_pre_hook(scarce)
-    seed, alone, _ = tiny.optimize(graph, settings=SETTINGS)
-    torch.testing.assert_close(seed.noise, expected.noise, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(alone["samples"], drawn["samples"], rtol=1e-3, atol=1e-2)
-
-
-def test_weights_leave_the_device_where_nothing_fits(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        comfy.model_management, "free_memory", lambda size, device: asked.append(size)
-    )
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", says(1))
-    seed, _, _ = tiny.optimize(tiny.Graph(), settings=SETTINGS)
-    assert len(asked) == 1 and asked[0] > 1000
-    assert seed.semantic[0] < seed.first_semantic[0]
-
-
-@pytest.mark.doubts
-def test_the_check_of_the_gradient_goes_on_with_less():
-    graph = tiny.Graph()
-    # One call is metered, two samplings of three steps, and then the first gradient.
-    Full(graph.model.model.diffusion_model.out, 9)
-    notes = []
-    seed, _, _ = tiny.optimize(graph, settings=SETTINGS, on_note=notes.append)
-    assert "Nobody has tried" in notes[1] and "Out of memory" in notes[2]
-    assert seed.semantic
-
-
-def test_progress_still_ends_where_it_was_planned():
-    graph = tiny.Graph()
-    Full(graph.model.model.diffusion_model.out, 8)
-    seen = []
-    tiny.optimize(graph, settings=SETTINGS, on_progress=seen.append)
-    assert seen[-1].done == seen[-1].planned
-
-
-def test_the_error_comes_after_the_last_level_and_the_best_is_kept():
-    graph = tiny.Graph()
-    Full(graph.model.model.diffusion_model.out, 8, always=True)
-    kept = []
-    notes = []
-    with pytest.raises(SeedSelectError, match=r"out of memory.*The best seed so far is kept"):
-        tiny.optimize(graph, settings=SETTINGS, on_unfinished=kept.append, on_note=notes.append)
-    assert len(kept) == 1 and "no gradient" in notes[-1]
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    assert out_of_memory(MemoryError()) and out_of_memory(FULL("full"))
-    assert not out_of_memory(RuntimeError("shapes"))
 
 
 # --- a small decoder ------------------------------------------------------------------------------

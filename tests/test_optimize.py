@@ -12,6 +12,7 @@ from seedselect_core.likeness.encoders import ClipVisionEncoder
 from seedselect_core.likeness.objective import Losses
 from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.memory.levels import LEVELS, WHOLE
+from seedselect_core.memory.plan import Plan
 from seedselect_core.search.loop import Search
 from seedselect_core.search.settings import PRESETS
 from seedselect_core.seeds.seed import SamplingSettings
@@ -48,7 +49,7 @@ class Hills:
             on_step(step, noise.detach())
         return [noise]
 
-    def __call__(self, noise, denoised, rows, keeper, strips, kept):
+    def __call__(self, noise, denoised, rows, keeper, plan):
         loss = self.loss(noise)
         none = torch.zeros(len(noise))
         return Losses(
@@ -64,7 +65,7 @@ def climb(
         "Chain", (), {"steps": hills.steps, "__call__": lambda _, *a, **k: hills.chain(*a, **k)}
     )()
     chain.evaluations = 0
-    chain.level = WHOLE
+    chain.plan = Plan(WHOLE, len(noise), strips=False)
     chain.keeper = None
     chain.levels = lambda: LEVELS
     chain.recovers = lambda error: False
@@ -248,7 +249,7 @@ def test_no_number_is_an_error_and_the_best_is_kept(what):
     chain = type("Chain", (), {"__call__": lambda _, *a, **k: hills.chain(*a, **k)})()
     chain.steps = 2
     chain.evaluations = 0
-    chain.level = WHOLE
+    chain.plan = Plan(WHOLE, 1, strips=False)
     chain.keeper = None
     chain.levels = lambda: LEVELS
     chain.recovers = lambda error: False

@@ -6,7 +6,7 @@ The chain x_T -> x_{T-1} -> ... -> x_0 is the host's sampler itself. Each model 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.samplers
 import torch
 
+from ..errors import SeedSelectError
 from ..host.calls import GuiderState
 from ..host.families import require_family
 from ..host.layers import (
@@ -22,7 +23,13 @@ from ..host.layers import (
     lightricks_rope_as_sampled,
 )
 from ..host.samplers import differentiable_samplers, require_sampler, without_no_grad
-from ..host.session import OrdinaryViews, fixed_free_memory, gradients_enabled, uncompiled
+from ..host.session import (
+    OrdinaryViews,
+    fixed_free_memory,
+    gradients_enabled,
+    out_of_memory_told,
+    uncompiled,
+)
 from ..host.weights import (
     borrowed_weights,
     ordinary_view,
@@ -33,6 +40,7 @@ from ..host.weights import (
 from ..memory.blocks import Blocks
 from ..memory.levels import LEVELS, PROMPTS, WHOLE, Level
 from ..memory.meter import Meter
+from ..memory.plan import Plan
 from ..memory.recompute import CheckpointedGuider, Recomputation
 from ..memory.saved import Keeper, MadeWeights, storages
 
@@ -80,16 +88,14 @@ class Chain:
             makes again included.
         ends_noisy: whether the schedule stops above zero, so that the sampler returns noise too.
         final: what the sampler returned at the last run, without its history.
-        level: what of a call is kept for the backward pass and what is made again; one of `levels`.
-        kept_calls: of so many last calls of a run all activations are kept, where the level is one
-            that keeps them. It takes a run without to know which calls those are.
+        plan: what is kept for the backward pass and what is made again, at one of `levels`. It
+            takes a run to know which calls are the last, so that none is kept in the first.
         keeper: chooses what recorded passes keep; knows the weights of all models that take part.
     """
 
     def __init__(self, sampler, run: _Run, recomputation: Recomputation, guider):
         self.guider = guider
-        self.level = WHOLE
-        self.kept_calls = 0
+        self.plan = Plan(WHOLE, len(run.latent_image), strips=False)
         self.keeper = recomputation.keeper
         self.steps = len(run.sigmas) - 1
         self.evaluations = 0
@@ -134,6 +140,12 @@ class Chain:
         denoised: list[torch.Tensor] = []
         finished = 0
 
+        def denoise() -> torch.Tensor:
+            nonlocal finished
+            finished = 0
+            denoised.clear()
+            return self._sample(noise, sigmas, collect, exact, run)
+
         def collect(step, prediction, x, total):
             nonlocal finished
             finished = step + 1
@@ -148,16 +160,7 @@ class Chain:
             return late or bool((timestep < sigmas[first_exact]).all())
 
         run = (len(sigmas) - 1, gradient_steps)
-        try:
-            final = self._sample(noise, sigmas, collect, exact, run)
-        except RuntimeError as error:
-            if not self.recovers(error):
-                raise
-            final = None
-        if final is None:
-            denoised.clear()
-            finished = 0
-            final = self._sample(noise, sigmas, collect, exact, run)
+        final = self.recovering(denoise)
         self.final = final.detach()
         if self.ends_noisy:
             return denoised
@@ -167,6 +170,15 @@ class Chain:
     def recovers(self, error: BaseException) -> bool:
         """Whether a gradient that failed by ``error`` can be taken when it is tried once more."""
         return self.keeper.distrust(error) or self._recomputation.views.turn_on(error)
+
+    def recovering(self, work: Callable[..., Any], *arguments) -> Any:
+        """``work(*arguments)``, tried again where it fails by what `recovers` knows of."""
+        while True:
+            try:
+                return work(*arguments)
+            except Exception as error:
+                if not self.recovers(error):
+                    raise
 
     def levels(self) -> tuple[Level, ...]:
         """The levels that this graph can be run at, from fast to small.
@@ -193,23 +205,23 @@ class Chain:
         Args:
             noise: as of a run.
         """
+        return self.recovering(self._measure, noise)
+
+    def _measure(self, noise: torch.Tensor) -> tuple[Meter, torch.Tensor]:
         meter = Meter(
             self.keeper,
             self.guider.inner_model.diffusion_model,
             self._recomputation.blocks.repeated,
         )
-        level = self.level
-        self.level = PROMPTS
+        plan = self.plan
+        self.plan = replace(plan, level=PROMPTS)  # whose calls are told apart
         try:
             self._run_sampler(_MeteredGuider(self.guider, meter), self._run.sigmas, noise, _ignore)
         except _Measured as found:
             return meter, found.prediction
-        except RuntimeError as error:
-            if not self.recovers(error):
-                raise
         finally:
-            self.level = level
-        return self.measured(noise)
+            self.plan = plan
+        raise SeedSelectError("sampler: it calls no model. Connect another one.")
 
     def _thinned(self, steps: int) -> torch.Tensor:
         sigmas = self._run.sigmas
@@ -225,10 +237,11 @@ class Chain:
 
         def kept(number: int) -> bool:
             # Those that are made last are used first, and give way to the others.
-            return self.level.keeps and before is not None and number >= before - self.kept_calls
+            known = self.plan.level.keeps and before is not None
+            return known and number >= before - self.plan.kept_calls
 
         guider = CheckpointedGuider(
-            self.guider, self._recomputation, count, exact, self.level, kept
+            self.guider, self._recomputation, count, exact, self.plan.level, kept
         )
         final = self._run_sampler(guider, sigmas, noise, collect)
         if torch.is_grad_enabled():
@@ -306,6 +319,7 @@ def _liberties(
     with (
         gradients_enabled(),
         fixed_free_memory(prompts_apart),
+        out_of_memory_told(),
         differentiable_samplers(),
         differentiable_rope(),
         lightricks_rope_as_sampled(guider.inner_model.diffusion_model),
@@ -367,7 +381,7 @@ class _Unrolled(comfy.samplers.Sampler):
                 model_wrap.conds = ordinary_views(conds)
                 state = GuiderState(model_wrap, options, views)
                 keeper = Keeper(storages(modules), made)
-                blocks = Blocks(model_wrap.inner_model.diffusion_model, state, views, keeper)
+                blocks = Blocks(model_wrap.inner_model.diffusion_model, state, views)
                 recomputation = Recomputation(state, views, keeper, blocks)
                 chain = Chain(self._sampler, run.viewed(), recomputation, model_wrap)
                 return self._search(chain, ordinary_view(noise).clone())
@@ -376,7 +390,7 @@ class _Unrolled(comfy.samplers.Sampler):
 
 
 def _runs_prompts_apart(chain: Chain | None) -> bool:
-    return chain is not None and chain.level.parts == "prompts"
+    return chain is not None and chain.plan.level.parts == "prompts"
 
 
 def unrolled_sampling(

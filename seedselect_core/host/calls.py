@@ -35,6 +35,11 @@ NEEDS = (
 # Largest norm of the difference that a recomputed prediction may have, relative to the prediction.
 # Rounding of kernels that are not deterministic is far below it, and a forgotten state far above.
 LIMIT = 1e-2
+MADE_OTHERWISE = (
+    "model: the same step gives something else when it is made again, so its gradient cannot be "
+    "taken. A custom node in the graph keeps something from one step to the next (a step cache, or "
+    "noise of its own). Disconnect it for the optimization."
+)
 # Tensors of up to so many elements are copied, for code that overwrites what it remembers.
 COPIED = 2**20
 
@@ -158,11 +163,7 @@ def require_same(again: torch.Tensor, first: torch.Tensor) -> None:
     """
     difference = torch.linalg.vector_norm((again - first).float())
     if not difference <= LIMIT * torch.linalg.vector_norm(first.float()):
-        raise NoGradient(
-            "model: the same step gives something else when it is made again, so its gradient "
-            "cannot be taken. A custom node in the graph keeps something from one step to the next "
-            "(a step cache, or noise of its own). Disconnect it for the optimization."
-        )
+        raise NoGradient(MADE_OTHERWISE)
 
 
 def _holder(value):

@@ -6,6 +6,7 @@
 | inference mode | autograd needs ordinary tensors | `gradients_enabled` |
 | every use of an inference tensor | the same | `OrdinaryViews` |
 | `get_free_memory`, also of a patcher | calls are batched by it | `fixed_free_memory` |
+| `raise_non_oom`, by which the host goes on by itself | see there | `out_of_memory_told` |
 | the wrapper of ``torch.compile`` | its graphs have no gradient | `uncompiled` |
 
 Tried on the hosts that docs/hosts.md lists as proven.
@@ -29,6 +30,7 @@ NEEDS = (
     Need("comfy.model_management:in_training"),
     Need("comfy.model_management:get_free_memory", ("dev", "torch_free_too")),
     Need("comfy.model_patcher:ModelPatcher.get_free_memory", ("device",)),
+    Need("comfy.model_management:raise_non_oom", ("e",)),
     Need("comfy.patcher_extension:WrappersMP.APPLY_MODEL"),
 )
 
@@ -45,6 +47,26 @@ def gradients_enabled() -> Iterator[None]:
     with exchanged(comfy.model_management, "in_training", lambda before: True):
         with torch.inference_mode(False), torch.enable_grad():
             yield
+
+
+@contextlib.contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Let no part of the host go on by itself where memory runs out in a recorded pass.
+
+    Its attention would go on in smaller slices, which keep as much for the backward pass, and which
+    the call that is made again would not take.
+    """
+
+    def make(before: Callable) -> Callable:
+        def raise_non_oom(e):
+            if torch.is_grad_enabled():
+                raise e
+            before(e)
+
+        return raise_non_oom
+
+    with exchanged(comfy.model_management, "raise_non_oom", make):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The loss of a sampled batch, seed by seed."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -10,6 +11,7 @@ import torch
 from ..host.session import OrdinaryViews
 from ..memory.blocks import Blocks
 from ..memory.meter import Meter
+from ..memory.plan import Plan
 from ..memory.recompute import recomputed
 from ..memory.saved import Keeper
 from .encoders import ImageEncoder
@@ -70,17 +72,15 @@ class Objective:
         rows: torch.Tensor | None = None,
         *,
         keeper: Keeper,
-        strips: bool = False,
-        kept: bool = False,
+        plan: Plan,
     ) -> Losses:
         """Losses of ``noise`` [B, C, ...] whose chain ended in ``denoised`` (final last).
 
         Args:
             rows: [B], which seeds of the whole batch these are; None for all.
             keeper: chooses what is kept for the backward pass.
-            strips: whether the decoder is differentiated in strips of rows, and the encoder block
-                by block.
-            kept: whether activations are kept, and not made again.
+            plan: whether the decoder is differentiated in strips of rows, and the encoder block by
+                block; and whether activations are kept, or made again.
         """
         aim, layout = self.targets.of_rows(rows)
         weights = self.weights.of_last(len(denoised))
@@ -88,7 +88,7 @@ class Objective:
         contrast = 0.0
         images = None
         for weight, latent in zip(weights, denoised[-len(weights) :], strict=True):
-            loss, push, images = self._compared(latent, aim, keeper, strips, kept)
+            loss, push, images = self._compared(latent, aim, keeper, plan)
             semantic = semantic + weight * loss.to(noise.device)
             contrast = contrast + weight * push.to(noise.device)
         layout = layout.to(denoised[-1]).view(-1, *layout.shape[-denoised[-1].ndim + 1 :])
@@ -111,22 +111,23 @@ class Objective:
             self._compare(latent.detach().requires_grad_(), aim, keeper, strips)
         return meter
 
-    def _encoder_blocks(self, keeper: Keeper) -> Blocks:
+    @functools.cached_property
+    def _encoder_blocks(self) -> Blocks:
         views = OrdinaryViews()
         views.needed = True  # as for all of this, see `recomputed`
-        return Blocks(self.encoder.patcher.model, None, views, keeper)
+        return Blocks(self.encoder.patcher.model, None, views)
 
     def _compared(
-        self, latent: torch.Tensor, aim: torch.Tensor, keeper: Keeper, strips: bool, kept: bool
+        self, latent: torch.Tensor, aim: torch.Tensor, keeper: Keeper, plan: Plan
     ) -> tuple[torch.Tensor, ...]:
         """`_compare` picture by picture, which needs memory for one."""
         aims = aim if aim.ndim == 2 else [aim] * len(latent)
 
         def one_picture(latent: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, ...]:
             def compare(latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                return self._compare(latent, own, keeper, strips)
+                return self._compare(latent, own, keeper, plan.strips)
 
-            return recomputed(compare, latent, keeper, kept)
+            return recomputed(compare, latent, keeper, plan.keeps_pictures)
 
         parts = [one_picture(one[None], own) for one, own in zip(latent, aims, strict=True)]
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
@@ -137,7 +138,7 @@ class Objective:
         """Semantic and contrast loss [B] (mean of the views) and picture [B, H, W, 3]."""
         with self.codec.strips.cut() if strips else contextlib.nullcontext():
             images = self.codec.decode(self.process_latent_out(latent))
-        with self._encoder_blocks(keeper).apart("blocks" if strips else ""):
+        with self._encoder_blocks.apart("blocks" if strips else "", keeper):
             views = self.encoder(apply_views(images, self.targets.views))
         # View by view, [V, B, D], so that each seed meets its own target.
         embeddings = views.view(-1, len(images), views.shape[-1])

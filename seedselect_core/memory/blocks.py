@@ -54,20 +54,12 @@ class Blocks:
         state: what the guider remembers; patches may do so from block to block. None for a model
             that is given no patches.
         views: the ordinary views of inference tensors.
-        keeper: chooses what a recorded pass keeps.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        state: GuiderState | None,
-        views: OrdinaryViews,
-        keeper: Keeper,
-    ):
+    def __init__(self, model: torch.nn.Module, state: GuiderState | None, views: OrdinaryViews):
         self._model = model
         self._state = state
         self._views = views
-        self._keeper = keeper
         # By kind of part and place among its inputs: whether it overwrites that input.
         self._overwrites: dict[tuple[type, int], bool] = {}
 
@@ -77,22 +69,23 @@ class Blocks:
         return repeated_blocks(self._model)
 
     @contextlib.contextmanager
-    def apart(self, parts: str) -> Iterator[None]:
+    def apart(self, parts: str, keeper: Keeper) -> Iterator[None]:
         """Each part that is called is a checkpoint of its own.
 
         Args:
             parts: "blocks", "prompts" for each call of the model as a whole, or "" for none.
+            keeper: chooses what a part that is made again keeps.
         """
         cut = {"": [], "prompts": [self._model], "blocks": self.repeated if parts else []}[parts]
         with contextlib.ExitStack() as stack:
             for part in cut:
                 # An instance's own "forward" may be a node's.
                 own = vars(part).get("forward")
-                part.forward = self._checkpointed(part, part.forward)
+                part.forward = self._checkpointed(part, part.forward, keeper)
                 stack.callback(put_back, part, own)
             yield
 
-    def _checkpointed(self, part: torch.nn.Module, forward: Callable) -> Callable:
+    def _checkpointed(self, part: torch.nn.Module, forward: Callable, keeper: Keeper) -> Callable:
         def cut(*args, **kwargs):
             leaves, structure = tree_flatten((args, kwargs))
             places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
@@ -129,8 +122,8 @@ class Blocks:
             return checkpointed(
                 body,
                 *tensors,
-                forward=self._keeper.unpacking,
-                again=lambda: self._keeper.recording(type(part)),
+                forward=keeper.unpacking,
+                again=lambda: keeper.recording(type(part)),
             )
 
         return cut

@@ -23,12 +23,15 @@ class Plan:
         batch: so many seeds at a time, each of which is its own.
         strips: whether pictures are decoded in strips of rows.
         kept_calls: so many last calls are kept whole, where the level keeps any.
+        keeps_pictures: whether pictures are decoded and compared once, and not again for the
+            backward pass.
     """
 
     level: Level
     batch: int
     strips: bool
     kept_calls: int = 0
+    keeps_pictures: bool = False
 
     def describe(self, seeds: int) -> str:
         """What is done, in words."""
@@ -50,6 +53,7 @@ class Needs:
         pictures: decoding and comparing one picture.
         strips: the same in strips of rows.
         differentiated: calls that a gradient goes through, as far as is known before a run.
+        compared: pictures of every seed that are decoded and compared.
     """
 
     call: Meter
@@ -57,6 +61,7 @@ class Needs:
     pictures: int
     strips: int
     differentiated: int
+    compared: int = 1
 
     def of(self, plan: Plan) -> int:
         """What a run by ``plan`` needs, with a margin for what cannot be counted."""
@@ -66,8 +71,8 @@ class Needs:
         kept = plan.kept_calls * self.call.kept * share
         call = self.call.need(plan.level) * share
         picture = self.strips if plan.strips else self.pictures
-        if plan.kept_calls:  # and so are the pictures
-            picture *= plan.batch
+        if plan.keeps_pictures:
+            picture *= plan.batch * self.compared
         return int(MARGIN * max(call, kept + picture))
 
 
@@ -83,20 +88,21 @@ def choose(needs: Needs, free: int, levels: Sequence[Level], sizes: Sequence[int
     """The fastest plan that ``free`` bytes hold; None where there is none with a gradient."""
     strips = MARGIN * needs.pictures > free
     for level in levels:
-        for batch in sizes:
-            plan = Plan(level, batch, strips)
-            if level is KEPT:
-                plan = replace(plan, kept_calls=_room_for_calls(needs, free, plan))
-            worth = plan.kept_calls if level is KEPT else level is not NONE
-            if worth and needs.of(plan) <= free:
-                return plan
-            if level is KEPT:
-                break  # to split the batch would cost what this saves
+        if level is NONE:
+            break
+        # To split the batch would cost what is saved by keeping calls.
+        for batch in sizes[:1] if level is KEPT else sizes:
+            for keeps_pictures in (True, False):
+                plan = Plan(level, batch, strips, keeps_pictures=keeps_pictures)
+                if level is KEPT:
+                    plan = replace(plan, kept_calls=_room_for_calls(needs, free, plan))
+                if needs.of(plan) <= free and (plan.kept_calls or level is not KEPT):
+                    return plan
     return None
 
 
 def _room_for_calls(needs: Needs, free: int, plan: Plan) -> int:
-    """Calls that can be kept while a picture is decoded and compared."""
+    """Calls that can be kept while pictures are decoded and compared."""
     most = needs.differentiated
     while most and needs.of(replace(plan, kept_calls=most)) > free:
         most -= 1
@@ -110,6 +116,8 @@ def smaller(plan: Plan, levels: Sequence[Level], sizes: Sequence[int]) -> Plan |
     after = levels[levels.index(plan.level) + 1 :]
     if plan.level is KEPT:
         return Plan(after[0], plan.batch, plan.strips)
+    if plan.keeps_pictures:
+        return replace(plan, keeps_pictures=False)
     if not plan.strips:
         return replace(plan, strips=True)
     less = [size for size in sizes if size < plan.batch]

@@ -81,7 +81,7 @@ class CheckpointedGuider:
         def predict(x, timestep):
             self._on_call(len(x))
             # In both passes, which PyTorch compares.
-            with self._recomputation.blocks.apart(self._level.parts):
+            with self._recomputation.blocks.apart(self._level.parts, self._recomputation.keeper):
                 return self._guider(x, timestep, model_options=options, seed=seed)
 
         if not torch.is_grad_enabled() or not self._exact(timestep):

@@ -9,15 +9,18 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import CheckpointError
 
 from ..chain.unroll import Chain
 from ..errors import NoGradient, SeedSelectError
+from ..host.calls import MADE_OTHERWISE
 from ..likeness.losses import norm_prior
 from ..likeness.objective import Losses, Objective
 from ..memory.levels import NONE
@@ -129,6 +132,7 @@ class Search:
         self.history = SeedHistory(spread=objective.targets.spread)
         self.best: Best | None = None
         self.iteration = 0
+        self._stale = 0  # iterations since the best became better
         self.done = 0
         self.planned = 0
         self._drawn = 0  # further draws so far
@@ -149,38 +153,44 @@ class Search:
         self.planned = s.draft_steps * self.drafts + chain.steps * runs
         noise = self._choose_start(chain, noise).clone().requires_grad_()
         descent = self._descent(noise)
-        stale = 0
         for self.iteration in range(s.iterations):
-            if self.iteration == s.iterations - max(1, s.iterations // LAST):
-                self._change_objective(chain)
-            rows = self._unfinished()
-            if len(rows) == 0 or (s.patience and stale >= s.patience):
+            if not self.sparing(chain, self._iterate, noise, descent):
                 break
-            before = self.best.total.clone() if self.best else None
-            noise.grad = self.sparing(chain, self._improve, noise, rows)
-            if noise.grad is not None:
-                self._step(descent, noise)
-            improved = before is None or (self.best.total < before).any()
-            # The first gradient is taken where the search starts, and so betters nothing.
-            stale = 0 if improved or self.iteration == 0 else stale + 1
-        if s.iterations > 0 and self.room.plan.level is not NONE:
+        if s.iterations > 0 and chain.plan.level is not NONE:
             self._evaluate(chain, noise.detach(), self._unfinished())
         self._change_objective(chain)
         return self._final(chain)
+
+    def _iterate(self, chain: Chain, noise: torch.Tensor, descent: torch.optim.Optimizer) -> bool:
+        """One iteration, which can be done again where it fails; False where none is needed."""
+        s = self.settings
+        if self.iteration == s.iterations - max(1, s.iterations // LAST):
+            self._change_objective(chain)
+        rows = self._unfinished()
+        if len(rows) == 0 or (s.patience and self._stale >= s.patience):
+            return False
+        before = self.best.total.clone() if self.best else None
+        noise.grad = self.sparing(chain, self._improve, noise, rows)
+        if noise.grad is not None:
+            self._step(descent, noise)
+        improved = before is None or bool((self.best.total < before).any())
+        # The first gradient is taken where the search starts, and so betters nothing.
+        self._stale = 0 if improved or self.iteration == 0 else self._stale + 1
+        return True
 
     def _change_objective(self, chain: Chain) -> None:
         """From now on the objective itself; what was found by the cheaper one is judged anew."""
         if self._last_objective is None:
             return
+        found = []
+        if self.best is not None:
+            found = [noise.to(self.device) for noise in (self._first, self.best.noise)]
         self.objective = self._last_objective
         self._last_objective = None
-        best = self.best
-        if best is None:
-            return
-        self.planned += 2 * chain.steps
         self.best = None
-        self._evaluate(chain, self._first.to(self.device), torch.arange(self.seeds))
-        self._evaluate(chain, best.noise.to(self.device), torch.arange(self.seeds))
+        self.planned += len(found) * chain.steps
+        for noise in found:
+            self._evaluate(chain, noise, torch.arange(self.seeds))
 
     def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
         if self.settings.optimizer == "adamw":
@@ -189,25 +199,38 @@ class Search:
         return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True)
 
     def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
+        """One step, or none where memory runs out within it."""
+        before = noise.detach().clone()
+        state = copy.deepcopy(descent.state_dict())
         for group in descent.param_groups:
             group["lr"] = self.settings.rate(self.iteration)
-        descent.step()
-        if self.settings.shell != "free":
-            with torch.no_grad():
-                noise.copy_(SHELLS[self.settings.shell](noise))
+        try:
+            descent.step()
+            if self.settings.shell != "free":
+                with torch.no_grad():
+                    noise.copy_(SHELLS[self.settings.shell](noise))
+        except Exception:
+            noise.detach().copy_(before)
+            descent.load_state_dict(state)
+            raise
 
     def _final(self, chain: Chain) -> torch.Tensor:
         """The whole batch once more: what is returned is what the stock sampler makes of it."""
-        noise = self.best.noise.to(self.device)
-        with torch.no_grad():
-            try:
-                return self._run(chain, noise, 1)[-1]
-            except Exception as error:
-                if not (out_of_memory(error) and self.can_split_batch):
-                    raise
-            free()
-            self.planned += chain.steps * (len(noise) - 1)
-            return torch.cat([self._run(chain, one[None], 1)[-1] for one in noise])
+        rows = torch.arange(self.seeds)
+        try:
+            return self._sampled(chain, [rows])
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        free()
+        parts = rows.split(1) if self.can_split_batch else [rows]
+        self.planned += chain.steps * len(parts)
+        return self.sparing(chain, self._sampled, parts)
+
+    @torch.no_grad()
+    def _sampled(self, chain: Chain, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        best = self.best.noise
+        return torch.cat([self._run(chain, best[p].to(self.device), 1)[-1] for p in parts])
 
     def describe_best(self) -> str:
         """What an error message is to end with."""
@@ -229,19 +252,21 @@ class Search:
             return noise
         self._evaluate(chain, noise, rows)
         for _ in range(self.drafts or 1, s.candidates):
-            self._evaluate(chain, self._draw(noise), rows)
+            self._evaluate(chain, self.sparing(chain, self._draw, noise), rows)
         for _ in range(s.neighbors):
             self._try_neighbor(chain, rows)
         return self.best.noise.to(noise.device)
 
-    def _draw(self, like: torch.Tensor) -> torch.Tensor:
+    def _draw(self, chain: Chain, like: torch.Tensor) -> torch.Tensor:
         """The next draw of Gaussian noise."""
+        drawn = self.draw(self._drawn + 1).to(like)
         self._drawn += 1
-        return self.draw(self._drawn).to(like)
+        return drawn
 
     def _try_neighbor(self, chain: Chain, rows: torch.Tensor) -> None:
         best = self.best.noise.to(self.device)
-        near = rotate_towards(best, self._draw(best), self.settings.neighbor_angle)
+        drawn = self.sparing(chain, self._draw, best)
+        near = rotate_towards(best, drawn, self.settings.neighbor_angle)
         self._evaluate(chain, near, rows)
 
     def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -249,7 +274,7 @@ class Search:
         best = noise.clone()
         least = noise.new_full((len(noise),), math.inf)
         for number in range(self.drafts):
-            drawn = noise if number == 0 else self._draw(noise)
+            drawn = noise if number == 0 else self.sparing(chain, self._draw, noise)
             with torch.no_grad():
                 total = self.sparing(chain, self._drafted, drawn, rows).total
             lower = total < least
@@ -284,10 +309,9 @@ class Search:
             try:
                 return work(chain, *arguments)
             except NoGradient as error:
-                if chain.level is NONE:
+                if chain.plan.level is NONE:
                     raise
-                chain.level = NONE
-                self.room.without_gradient(str(error))
+                self.room.without_gradient(str(error), chain)
             except Exception as error:
                 fits = out_of_memory(error) and self.room.shrink(chain)
                 if not (fits or chain.recovers(error)):
@@ -300,7 +324,7 @@ class Search:
         self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor | None:
         """One iteration: the gradient to go down; without one, as many tries as it would cost."""
-        if chain.level is not NONE:
+        if chain.plan.level is not NONE:
             return self._gradient(chain, noise, rows)
         if self.best is None:
             self._evaluate(chain, noise.detach(), rows)
@@ -312,9 +336,9 @@ class Search:
             self._try_neighbor(chain, rows)
         return None
 
-    def _parts(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+    def _parts(self, chain: Chain, rows: torch.Tensor) -> Sequence[torch.Tensor]:
         """``rows`` in parts that there is memory for."""
-        return rows.split(self.room.plan.batch) if self.can_split_batch else [rows]
+        return rows.split(chain.plan.batch) if self.can_split_batch else [rows]
 
     def _evaluate(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> None:
         def evaluated(chain: Chain) -> None:
@@ -325,14 +349,14 @@ class Search:
             self.sparing(chain, evaluated)
 
     def _losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
-        parts = self._parts(rows)
+        parts = self._parts(chain, rows)
         found = [self._drawn_losses(chain, noise[p.to(noise.device)], p, **how) for p in parts]
         return Losses.together(found)
 
     def _gradient(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         whole = torch.zeros_like(noise)
         found = []
-        for part in self._parts(rows):
+        for part in self._parts(chain, rows):
             gradient, losses = self._gradient_of(chain, noise, part)
             whole[part.to(noise.device)] = gradient
             found.append(losses)
@@ -345,7 +369,10 @@ class Search:
         part = noise.detach()[rows.to(noise.device)].requires_grad_()
         losses = self._drawn_losses(chain, part, rows, gradient_steps=self.settings.gradient_steps)
         self._remember(part, rows, losses)
-        (gradient,) = torch.autograd.grad(losses.total.sum(), part)
+        try:
+            (gradient,) = torch.autograd.grad(losses.total.sum(), part)
+        except CheckpointError as error:
+            raise NoGradient(MADE_OTHERWISE) from error
         self._require_pull(gradient, part)
         if not torch.isfinite(gradient).all():
             raise SeedSelectError(
@@ -372,14 +399,7 @@ class Search:
 
     def _drawn_losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
         denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
-        losses = self.objective(
-            noise,
-            denoised,
-            rows,
-            keeper=chain.keeper,
-            strips=self.room.plan.strips,
-            kept=self.room.plan.kept_calls > 0,
-        )
+        losses = self.objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
         if not torch.isfinite(losses.total).all():
             raise SeedSelectError(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "

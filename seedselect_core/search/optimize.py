@@ -116,7 +116,7 @@ def optimize_noise(
             patchers=patchers,
             noise_mask=scene.latent.get("noise_mask"),
             seed=sampling.seed,
-            needs_gradient=settings.iterations > 0 and search.room.plan.level is not NONE,
+            needs_gradient=search.room.differentiates,
         )
     except BaseException as error:
         if search.best is not None:
@@ -237,7 +237,7 @@ def _checked(
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         search.room.prepare(chain, noise, search.objective)
-        if (always or unsettled) and chain.level is not NONE:
+        if (always or unsettled) and chain.plan.level is not NONE:
             if unsettled:
                 note = f"Nobody has tried {doubted}. Checking the gradient first."
                 logging.warning("SeedSelect: %s", note)
@@ -245,7 +245,7 @@ def _checked(
             # One picture says as much as the batch, where it is drawn alone as in it.
             part = noise[:1] if search.can_split_batch else noise
             search.sparing(chain, _check, part, doubted or name)
-            if chain.level is not NONE:
+            if chain.plan.level is not NONE:
                 callbacks.settled.add(doubt)
         chain.evaluations = 0
         return search(chain, noise)
@@ -254,7 +254,7 @@ def _checked(
 
 
 def _check(chain: Chain, noise: torch.Tensor, what: str) -> None:
-    if chain.level is not NONE:  # as it is once the check has failed
+    if chain.plan.level is not NONE:  # as it is once the check has failed
         require_exact_gradient(chain, noise, what)
 
 

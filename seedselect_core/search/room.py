@@ -19,8 +19,6 @@ from ..memory.levels import AUTOMATIC, BLOCKS, KEPT, LEVELS, NONE, WHOLE, Level
 from ..memory.plan import GIB, Needs, Plan, batches, choose, out_of_memory, smaller
 from .settings import Settings
 
-ALL = 10**6
-
 
 class Room:
     """What a search does about memory.
@@ -31,11 +29,12 @@ class Room:
         tell: gets a sentence for the user.
 
     Attributes:
-        plan: what is done now.
+        differentiates: whether gradients are taken; not so once something has shown that it has
+            none.
     """
 
     def __init__(self, settings: Settings, can_split_batch: bool, tell: Callable[[str], None]):
-        self.plan = Plan(WHOLE, ALL, False)
+        self.differentiates = settings.iterations > 0
         self._settings = settings
         self._can_split = can_split_batch
         self._tell = tell
@@ -53,24 +52,28 @@ class Room:
         self._seeds = len(noise)
         self._levels = chain.levels()
         self._sizes = batches(self._seeds, self._can_split)
-        if self.plan.level is NONE or self._settings.iterations == 0:
-            self._take(chain, replace(self.plan, batch=self._seeds))
+        if not self.differentiates:
+            level = NONE if self._settings.iterations else WHOLE
+            chain.plan = Plan(level, self._seeds, strips=False)
         elif self._settings.memory == AUTOMATIC:
             self._plan_by_free_memory(chain, noise, objective)
         else:
             self._plan_as_asked(chain)
 
-    def without_gradient(self, reason: str) -> None:
+    def without_gradient(self, reason: str, chain: Chain | None = None) -> None:
         """Nothing is differentiated from now on, and the user learns why."""
-        self.plan = replace(self.plan, level=NONE)
+        self.differentiates = False
+        if chain is not None:
+            chain.plan = replace(chain.plan, level=NONE)
         self._say(f"{reason} Going on without a gradient: random steps, of which the best is kept.")
 
     def shrink(self, chain: Chain) -> bool:
         """Take the next smaller plan after memory has run out; False after the last."""
-        plan = smaller(self.plan, self._levels, self._sizes)
+        plan = smaller(chain.plan, self._levels, self._sizes)
         if plan is None:
             return False
-        self._take(chain, plan)
+        chain.plan = plan
+        self.differentiates &= plan.level is not NONE
         self._say(f"Out of memory: going on with the same noise, {plan.describe(self._seeds)}.")
         return True
 
@@ -82,8 +85,10 @@ class Room:
             self._say(f"memory: this graph cannot be run {asked.name}; taking {level.name}.")
         else:
             self._say(f"memory: {level.name}, as asked for.")
-        kept = ALL if level is KEPT else 0
-        self._take(chain, Plan(level, self._seeds, level.parts == "blocks", kept))
+        keeps = level is KEPT
+        strips = level.parts == "blocks"
+        chain.plan = Plan(level, self._seeds, strips, chain.steps if keeps else 0, keeps)
+        self.differentiates = level is not NONE
 
     def _plan_by_free_memory(self, chain: Chain, noise: torch.Tensor, objective: Objective) -> None:
         free = comfy.model_management.get_free_memory(noise.device)
@@ -102,7 +107,7 @@ class Room:
             if plan is None:
                 self._require_room(needs.of(smallest))
                 plan = smallest
-        self._take(chain, plan)
+        chain.plan = plan
         slower = plan.level.time / WHOLE.time
         cost = "" if slower <= 1 else f"; about {slower:.2g} times the time of whole calls"
         self._say(f"{free / GIB:.1f} GB free: {plan.describe(self._seeds)}{cost}.")
@@ -115,17 +120,13 @@ class Room:
             strips = objective.metered(latent[:1], chain.keeper, strips=True).need(BLOCKS)
         steps = self._settings.gradient_steps
         differentiated = min(steps, chain.steps) if steps else chain.steps
-        return Needs(call, len(noise), pictures, strips, differentiated)
+        compared = len(self._settings.weights.steps)
+        return Needs(call, len(noise), pictures, strips, differentiated, compared)
 
     def _require_room(self, size: int) -> None:
         if not self._made_room:
             self._made_room = True
             raise MoreRoom(size)
-
-    def _take(self, chain: Chain, plan: Plan) -> None:
-        self.plan = plan
-        chain.level = plan.level
-        chain.kept_calls = plan.kept_calls
 
     def _say(self, message: str) -> None:
         logging.info("SeedSelect: %s", message)

@@ -198,7 +198,7 @@ def gradient_errors(graph: Wired) -> tuple[float, float | None]:
         slopes, quotients, usual = directional(probed(chain), noise, DIRECTIONS)
         found.append(max(relative(slopes, quotients, usual)))
         if BLOCKS in chain.levels():
-            chain.level = BLOCKS
+            chain.plan = replace(chain.plan, level=BLOCKS)
             apart = slopes_of(probed(chain), noise, DIRECTIONS)
             found.append(max(relative(apart, quotients, usual)))
         return noise
@@ -209,12 +209,7 @@ def gradient_errors(graph: Wired) -> tuple[float, float | None]:
 
 def _unrolled(graph: Wired, search) -> torch.Tensor:
     def recovering(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        try:
-            return search(chain, noise.clone())
-        except Exception as error:
-            if not chain.recovers(error):
-                raise
-        return recovering(chain, noise)
+        return chain.recovering(lambda: search(chain, noise.clone()))
 
     torch.manual_seed(graph.seed)
     return unrolled_sampling(
