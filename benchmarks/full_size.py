@@ -37,6 +37,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from PIL import Image
 
+from memory_models import KL, SD1
 from pocket.references import letter_pictures
 from seedselect_core.search.settings import PRESETS
 
@@ -65,34 +66,7 @@ MISFITS = (
     "missing clip vision",
 )
 
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "context_dim": 768,
-    "use_spatial_transformer": True,
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "use_linear_in_transformer": False,
-    "legacy": False,
-}
-VAE = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+UNET = SD1 | {"num_heads": 8, "context_dim": 768, "use_linear_in_transformer": False}
 
 Layout = dict[str, torch.Size]
 
@@ -104,7 +78,7 @@ def checkpoint_layout() -> Layout:
     with torch.device("meta"):
         parts = {
             "model.diffusion_model": UNetModel(**UNET, device="meta", operations=operations),
-            "first_stage_model": AutoencoderKL(ddconfig=VAE, embed_dim=4),
+            "first_stage_model": AutoencoderKL(ddconfig=KL, embed_dim=4),
             "cond_stage_model.transformer": comfy.clip_model.CLIPTextModel(
                 text, torch.float16, "meta", operations
             ),

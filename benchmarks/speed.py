@@ -45,6 +45,7 @@ import comfy.supported_models
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
+from memory_models import KL, SD1
 from published import (
     APPEARANCE_WEIGHT,
     LEARNING_RATE,
@@ -87,23 +88,8 @@ SMALL_THREADS = 1  # a second one only costs time
 STEPS = (5, 10, 20, 50)
 GROWTH = (4, 32)
 BATCH = 8
-SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "use_spatial_transformer": True,
-    "legacy": False,
-}
 # 18 million weights.
-SMALL = SD15 | {
+SMALL = SD1 | {
     "model_channels": 64,
     "num_res_blocks": [2, 2, 2],
     "channel_mult": [1, 2, 4],
@@ -111,11 +97,7 @@ SMALL = SD15 | {
     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0, 0],
     "context_dim": 256,
 }
-SD15_VAE = {
-    "embed_dim": 4,
-    "ddconfig": VAE_CONFIG["ddconfig"]
-    | {"resolution": 256, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2},
-}
+SD15_VAE = {"embed_dim": 4, "ddconfig": KL}
 
 # Runs an iteration of so many steps, 0 for all, and returns the gradient.
 Iteration = Callable[[int], torch.Tensor]
@@ -555,7 +537,7 @@ PUBLISHED = "published"
 
 
 def sd15(threads: int) -> World:
-    return World("SD 1.5, 256 x 256", random_unet(SD15), (77, 768), (1, 4, 32, 32), threads)
+    return World("SD 1.5, 256 x 256", random_unet(SD1), (77, 768), (1, 4, 32, 32), threads)
 
 
 def small() -> World:

@@ -76,6 +76,22 @@ def test_the_hosts_kernels_without_a_backward_get_one(qkv):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("name", ["attention_split", "attention_sub_quad"])
+def test_what_attention_gives_may_be_overwritten_in_part(qkv, name):
+    """As NAGuidance does."""
+
+    def guided(output: torch.Tensor) -> torch.Tensor:
+        output[:1] *= 2
+        return output
+
+    expected = gradients(guided(attend({}, qkv).clone()), qkv)
+    kernel = getattr(comfy.ldm.modules.attention, name)
+    with differentiable_attention({}):
+        found = gradients(guided(kernel(*qkv, 2, transformer_options={})), qkv)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 needs_containers = pytest.mark.skipif(
     not hasattr(comfy.ldm.modules.attention, "AttentionTensorContainer"),
     reason="This host hands over no containers.",

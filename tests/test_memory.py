@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import comfy.model_management
+import comfy.sd
+import comfy.taesd.taesd
 import pytest
 import torch
 
 import tiny
 from gradients.conditioning import prompts
 from gradients.measure import sample_unrolled
+from gradients.models import randomize
 from gradients.unet import tiny_unet
 from gradients.weights.kinds import flux_weights, flux_wired, load
 from live import Live
@@ -189,7 +192,9 @@ def test_what_waits_in_main_memory_comes_back(monkeypatch):
     monkeypatch.setattr(saved, "_is_on_device", lambda tensor: True)  # the CPU for a GPU
     graph = flux_wired(load(flux_weights(), dtype=torch.float32))
     here, away = gradients_of(graph, BLOCKS, AWAY)
-    assert moved and torch.equal(here, away)
+    assert torch.equal(here, away)
+    # The latents of the steps, and the inputs of blocks.
+    assert {graph.noise.shape} < set(moved)
 
 
 def says(free: int):
@@ -304,12 +309,21 @@ def test_every_level_can_be_asked_for(level):
 # --- a small decoder ------------------------------------------------------------------------------
 
 
-def test_a_small_vae_guides_all_but_the_last_iterations(monkeypatch):
+def taesd() -> comfy.sd.VAE:
+    """As the host loads its file, with random weights."""
+    small = comfy.taesd.taesd.TAESD()
+    randomize(small, 7)
+    return comfy.sd.VAE(sd=small.state_dict())
+
+
+@pytest.mark.parametrize("make", [lambda: tiny.vae(seed=7), taesd])
+def test_a_small_vae_guides_all_but_the_last_iterations(make):
     graph = tiny.Graph(latent=tiny.latent(2))
-    graph.inputs["search_vae"] = small = tiny.vae(seed=7)
+    graph.inputs["search_vae"] = small = make()
     used = []
     for name, vae in (("small", small), ("real", graph.vae)):
-        decoder = vae.first_stage_model.decoder
+        autoencoder = vae.first_stage_model
+        decoder = getattr(autoencoder, "taesd_decoder", None) or autoencoder.decoder
         decoder.register_forward_hook(lambda *_, name=name: used.append(name))
     settings = replace(SETTINGS, iterations=6)
     seed, *_ = tiny.optimize(graph, settings=settings)

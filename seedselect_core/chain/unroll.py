@@ -243,7 +243,8 @@ class Chain:
         guider = CheckpointedGuider(
             self.guider, self._recomputation, count, exact, self.plan.level, kept
         )
-        final = self._run_sampler(guider, sigmas, noise, collect)
+        with self.keeper.waiting() if self.plan.level.away else contextlib.nullcontext():
+            final = self._run_sampler(guider, sigmas, noise, collect)
         if torch.is_grad_enabled():
             self._differentiated[run] = guider.differentiated
         return final

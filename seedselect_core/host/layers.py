@@ -42,6 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import NoGradient
 from .needs import Need, closure, exchanged, serves
+from .weights import unviewed
 
 LIGHTRICKS = "comfy.ldm.lightricks"
 NEEDS = (
@@ -82,7 +83,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, q, k, v, kernel, reference):
         ctx.save_for_backward(q, k, v)
         ctx.reference = reference
-        return kernel(q, k, v)
+        return unviewed(kernel(q, k, v))
 
     @staticmethod
     def backward(ctx, gradient):
@@ -240,7 +241,8 @@ class _Rope(torch.autograd.Function):
         ctx.others = [None if isinstance(x, torch.Tensor) else x for x in args]
         ctx.places = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.places))
-        return values(*args)
+        found = values(*args)
+        return tuple(map(unviewed, found)) if isinstance(found, tuple) else unviewed(found)
 
     @staticmethod
     @once_differentiable

@@ -70,6 +70,15 @@ def ordinary_view(tensor: torch.Tensor) -> torch.Tensor:
     )
 
 
+def unviewed(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor that is no view.
+
+    What a `torch.autograd.Function` gives may be overwritten by the host, a slice of it too, but
+    not if it was made as a view.
+    """
+    return ordinary_view(tensor) if tensor._is_view() else tensor
+
+
 def ordinary_views(value):
     """``value`` with every tensor in its dicts, lists, tuples and host conditions viewed.
 

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..host.calls import GuiderState, require_same
 from ..host.session import OrdinaryViews, entered_again, function_modes
+from ..host.weights import unviewed
 from .blocks import Blocks
 from .checkpoints import checkpointed
 from .levels import Level
@@ -92,7 +93,8 @@ class CheckpointedGuider:
             with self._recomputation.keeper.kept("call"):
                 return predict(x, timestep)
         if x.requires_grad and not timestep.requires_grad and _is_pure(self._guider, options):
-            return _Recomputed.apply(x, timestep, predict, self._recorded_again())
+            again = self._recorded_again()
+            return _Recomputed.apply(x, timestep, predict, again, self._level.away)
         return self._checkpointed(predict, x, timestep)
 
     def _recorded_again(self) -> Callable[[], AbstractContextManager]:
@@ -122,11 +124,11 @@ class CheckpointedGuider:
             nonlocal first
             if first is None:
                 prediction = predict(x, timestep)
-                first = prediction.detach().clone()
+                first = _copy(prediction.detach(), self._level.away)
                 return prediction
             with recorded_again():
                 prediction = predict(x, timestep)
-            require_same(prediction.detach(), first)
+            require_same(prediction.detach(), first.to(prediction.device))
             return prediction
 
         unpacking = self._recomputation.keeper.unpacking
@@ -141,12 +143,12 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, timestep, predict, recorded_again):
+    def forward(ctx, x, timestep, predict, recorded_again, away):
         ctx.save_for_backward(x, timestep)
         ctx.predict = predict
         ctx.recorded_again = recorded_again
-        prediction = predict(x, timestep)
-        ctx.first = prediction.clone()
+        prediction = unviewed(predict(x, timestep))
+        ctx.first = _copy(prediction, away)
         return prediction
 
     @staticmethod
@@ -157,10 +159,14 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             with ctx.recorded_again():
                 prediction = ctx.predict(x, timestep)
-            require_same(prediction.detach(), ctx.first)
+            require_same(prediction.detach(), ctx.first.to(prediction.device))
             if not prediction.requires_grad:  # something hides it
-                return torch.zeros_like(x), None, None, None
-            return *torch.autograd.grad(prediction, x, gradient), None, None, None
+                return torch.zeros_like(x), None, None, None, None
+            return *torch.autograd.grad(prediction, x, gradient), None, None, None, None
+
+
+def _copy(prediction: torch.Tensor, away: bool) -> torch.Tensor:
+    return prediction.to("cpu", copy=True) if away else prediction.clone()
 
 
 def _is_pure(guider: comfy.samplers.CFGGuider, options: dict) -> bool:

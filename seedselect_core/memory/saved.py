@@ -298,7 +298,7 @@ class Keeper:
             if made is not None:
                 plain = False
                 return made
-            if away and _is_on_device(tensor) and tensor.nbytes >= WORTH_MOVING:
+            if away and _is_worth_moving(tensor):
                 return _InMainMemory(tensor)
             key = (name, place, tensor.shape, tensor.dtype)
             if self._overwritten.get(key) is False:
@@ -320,6 +320,15 @@ class Keeper:
             plain &= not any(value for key, value in self._overwritten.items() if key[0] == name)
             self._plain[name] = self._plain.get(name, True) and plain
 
+    def waiting(self) -> contextlib.AbstractContextManager:
+        """What is saved in here and not recorded otherwise waits in main memory."""
+
+        def save(tensor: torch.Tensor) -> Any:
+            stays = self._stays(tensor) or not _is_worth_moving(tensor)
+            return tensor if stays else _InMainMemory(tensor)
+
+        return torch.autograd.graph.saved_tensors_hooks(save, _tensor_of)
+
     @contextlib.contextmanager
     def unpacking(self) -> Iterator[None]:
         """For the first pass of a checkpoint, whose second is recorded: makes stand-ins tensors."""
@@ -327,6 +336,10 @@ class Keeper:
         hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda kept: _tensor_of(load(kept)))
         with hooks:
             yield
+
+
+def _is_worth_moving(tensor: torch.Tensor) -> bool:
+    return _is_on_device(tensor) and tensor.nbytes >= WORTH_MOVING
 
 
 def _is_on_device(tensor: torch.Tensor) -> bool:

@@ -40,6 +40,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..host.session import entered_again, function_modes
+from ..host.weights import unviewed
 from .blocks import put_back, repeated_blocks
 from .plan import out_of_memory
 
@@ -544,7 +545,7 @@ class _MadeAgain(torch.autograd.Function):
         ctx.call = call
         ctx.elements = [norm.elements for norm in norms]
         ctx.save_for_backward(source, *_statistics(norms))
-        return made.pop()
+        return unviewed(made.pop())
 
     @staticmethod
     @once_differentiable
