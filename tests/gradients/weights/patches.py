@@ -202,5 +202,9 @@ def cases() -> list[Case]:
         ("attention override without a backward", override(without_backward)),
         ("attention override with a gradient of its own", override(half_masked)),
     ]
-    quick = ("PerturbedAttentionGuidance", "attention override without a backward")
+    quick = (
+        "PerturbedAttentionGuidance",
+        "NAGuidance on Flux",
+        "attention override without a backward",
+    )
     return [Case("weights", name, run, quick=name in quick) for name, run in rows]
