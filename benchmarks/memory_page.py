@@ -37,7 +37,9 @@ torch {torch}, commit {commit}. **Predicted**: no card was used, see [how](#how-
 One seed at a time, one picture of the size that the model is made for, the exact gradient. A card
 is told to hold a model where everything fits that is on it at the worst moment of a search: the
 weights of the model and the activations of a call; or, while a picture is compared, VAE, image
-encoder (CLIP ViT-H/14) and their activations. What is not in use is moved out, as ComfyUI does it.
+encoder (CLIP ViT-H/14) and their activations. What is not in use is moved out, as ComfyUI does it
+between nodes; within a search it makes room once, before the first iteration, and where that is not
+enough it sends a part of the weights to the card for each call.
 {taken} GiB of each card are left to driver and desktop, and activations are counted {margin} times,
 for what kernels need for themselves and for gaps.
 
