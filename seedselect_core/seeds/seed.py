@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import Rule, SeedSelectError, require_rules
+from ..text import printable
 from .schema import FIELDS, require_fields
 
 # Raised when an older version would read a file wrongly. Every version reads all formats before it.
@@ -222,7 +223,9 @@ def load_seed(path: Path) -> Seed:
         raise SeedSelectError(f"seed file: '{path.name}' {error}") from None
     # ValueError: no JSON, or a number of too many digits.
     except (OSError, SafetensorError, ValueError, RecursionError):
-        raise SeedSelectError(f"seed file: '{path.name}' cannot be read as a seed.") from None
+        raise SeedSelectError(
+            f"seed file: '{path.name}' cannot be read as a seed. Copy it again from where it came."
+        ) from None
 
 
 def _read(path: Path) -> tuple[str, torch.Tensor]:
@@ -243,7 +246,7 @@ def _read(path: Path) -> tuple[str, torch.Tensor]:
         kind = part.get_dtype()
         if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
             raise SeedSelectError(
-                f"holds noise of {shape} {kind}; expected four or five dimensions of F32 and at "
+                f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions of F32 and at "
                 f"most {MAX_VALUES} values."
             )
         # What safetensors gives lies in the file still, which may be cut short while it is in use.
