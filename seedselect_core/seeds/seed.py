@@ -246,8 +246,8 @@ def _read(path: Path) -> tuple[str, torch.Tensor]:
         kind = part.get_dtype()
         if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
             raise SeedSelectError(
-                f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions of "
-                f"F32 and at most {MAX_VALUES} values."
+                f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions "
+                f"of F32 and at most {MAX_VALUES} values."
             )
         # What safetensors gives lies in the file still, which may be cut short while it is in use.
         return text, file.get_tensor("noise").clone()
