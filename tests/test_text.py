@@ -137,6 +137,6 @@ def test_no_text_leaves_the_pack_but_by_the_function_that_makes_it_safe():
 
 
 def test_a_text_that_leaves_in_another_way_is_found():
-    lines = ["logging.warning('%s', name)", "ui.PreviewText(f'{name}')", "raise A('b') from error"]
+    lines = ["logging.warning('%s', name)", "raise A('b') from error", "ui.PreviewText(f'{name}')"]
     assert sorted(unsafe_ways_out(ast.parse("\n".join(lines)))) == lines
     assert unsafe_ways_out(ast.parse("logging.info('%s', printable(name))")) == []
