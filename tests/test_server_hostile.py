@@ -111,7 +111,9 @@ def write_seed(server, name: str, **changes) -> str:
     for key, value in changes.items():
         (sampling if key in sampling else facts)[key] = value
     path = server.base_directory / "input" / f"{name}.seed.safetensors"
-    save_file({"noise": torch.ones(1, 4, 8, 8)}, path, {"seedselect": json.dumps(facts)})
+    plain = server.base_directory / "plain"
+    save_file({"noise": torch.ones(1, 4, 8, 8)}, plain, {"seedselect": json.dumps(facts)})
+    plain.rename(path)
     return f"[input] {path.name}"
 
 

@@ -8,13 +8,14 @@ be what `schema.FIELDS` says.
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import comfy.sample
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.torch import save_file
 
 from ..errors import Rule, SeedSelectError, require_rules
@@ -229,28 +230,33 @@ def load_seed(path: Path) -> Seed:
 
 
 def _read(path: Path) -> tuple[str, torch.Tensor]:
-    """The JSON text and the noise of a file, whose sizes are looked at before they are read."""
+    """The JSON text and the noise of a file, whose sizes are looked at before they are read.
+
+    The file is not mapped into memory: one that is cut short meanwhile would end the process.
+    """
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER:
-        raise SeedSelectError(
-            f"is not a SeedSelect seed: its header would have {length} bytes, that of a seed has "
-            f"at most {MAX_HEADER}."
-        )
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("seedselect")
-        if text is None or list(file.keys()) != ["noise"]:
-            raise SeedSelectError("is not a SeedSelect seed.")
-        part = file.get_slice("noise")
-        shape = part.get_shape()
-        kind = part.get_dtype()
-        if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
+        start = file.read(8)
+        header = int.from_bytes(start, "little")
+        if header > MAX_HEADER:
             raise SeedSelectError(
-                f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions "
-                f"of F32 and at most {MAX_VALUES} values."
+                f"is not a SeedSelect seed: its header would have {header} bytes, that of a seed "
+                f"has at most {MAX_HEADER}."
             )
-        # What safetensors gives lies in the file still, which may be cut short while it is in use.
-        return text, file.get_tensor("noise").clone()
+        if os.fstat(file.fileno()).st_size > 8 + header + 4 * MAX_VALUES:
+            raise SeedSelectError(f"holds more noise than a seed: at most {MAX_VALUES} values.")
+        content = start + file.read(header + 4 * MAX_VALUES)
+    tensors = deserialize(content)
+    text = json.loads(content[8 : 8 + header]).get("__metadata__", {}).get("seedselect")
+    if text is None or [name for name, _ in tensors] != ["noise"]:
+        raise SeedSelectError("is not a SeedSelect seed.")
+    shape = tensors[0][1]["shape"]
+    kind = tensors[0][1]["dtype"]
+    if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
+        raise SeedSelectError(
+            f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions of "
+            f"F32 and at most {MAX_VALUES} values."
+        )
+    return text, torch.frombuffer(tensors[0][1]["data"], dtype=torch.float32).view(shape)
 
 
 def _seed_of(noise: torch.Tensor, facts) -> Seed:
