@@ -198,10 +198,10 @@ def test_hostile_file(case, tmp_path):
     assert told.isprintable() and len(told) < 500
 
 
-def header(shape, length: int) -> bytes:
+def header(shape, length: int, metadata: object = True) -> bytes:
     text = json.dumps(
         {
-            "__metadata__": {"seedselect": json.dumps(facts())},
+            "__metadata__": metadata and {"seedselect": json.dumps(facts())},
             "noise": {"dtype": "F32", "shape": shape, "data_offsets": [0, length]},
         }
     ).encode()
@@ -215,6 +215,7 @@ RAW = {
     "length beyond the file": (2**40).to_bytes(8, "little") + b"{}",
     "length beyond the file, and allowed": (2**20).to_bytes(8, "little") + b"{}",
     "cut short": header([1, 4, 8, 8], 1024)[:-5],
+    "metadata null": header([1, 4, 8, 8], 1024, None) + b"\0" * 1024,
     "shape beyond the data": header([1, 4, 2**20, 2**20], 1024) + b"\0" * 1024,
     "shape overflowing": header([2**31, 2**31, 2**31, 4], 1024) + b"\0" * 1024,
 }

@@ -246,8 +246,8 @@ def _read(path: Path) -> tuple[str, torch.Tensor]:
             raise SeedSelectError(f"holds more noise than a seed: at most {MAX_VALUES} values.")
         content = start + file.read(header + 4 * MAX_VALUES)
     tensors = deserialize(content)
-    text = json.loads(content[8 : 8 + header]).get("__metadata__", {}).get("seedselect")
-    if text is None or [name for name, _ in tensors] != ["noise"]:
+    text = (json.loads(content[8 : 8 + header]).get("__metadata__") or {}).get("seedselect")
+    if not isinstance(text, str) or [name for name, _ in tensors] != ["noise"]:
         raise SeedSelectError("is not a SeedSelect seed.")
     shape = tensors[0][1]["shape"]
     kind = tensors[0][1]["dtype"]
