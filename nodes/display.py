@@ -11,6 +11,7 @@ from ..seedselect_core.search.loop import Progress
 from ..seedselect_core.search.scene import Callbacks
 from ..seedselect_core.seeds.seed import MAX_VALUES, Seed
 from ..seedselect_core.sheets import draw_grid
+from ..seedselect_core.text import printable, printable_lines
 from .seeds import save_numbered
 
 PREVIEW_SIZE = 512
@@ -45,7 +46,7 @@ class Display:
         return Callbacks(self, self.keep, self.text, self.settled)
 
     def text(self, message: str) -> None:
-        PromptServer.instance.send_progress_text(message, self.node_id)
+        PromptServer.instance.send_progress_text(printable_lines(message), self.node_id)
 
     def keep(self, best: Seed) -> None:
         """Save what an error or Cancel would lose, and say where it is."""
@@ -53,7 +54,7 @@ class Display:
         for noise in parts:
             one = best if len(parts) == 1 else best.with_noise(noise)
             path = save_numbered(one, "seeds/unfinished")
-        logging.info("SeedSelect: the best seed so far is in %s", path)
+        logging.info("SeedSelect: the best seed so far is in %s", printable(path))
         self.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
 
     def pictures(self, vae, drawn: dict, best: Seed) -> torch.Tensor:

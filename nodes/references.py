@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import folder_paths
@@ -20,6 +19,8 @@ from ..seedselect_core.references import (
     reference_set_from_batch,
     resolve_folder,
 )
+from ..seedselect_core.text import printable, printable_lines
+from .folders import below
 from .sockets import ReferenceSetType
 
 NO_FOLDER = "(none)"
@@ -28,15 +29,12 @@ PREVIEW_SIZE = 512
 
 def _input_folders() -> list[str]:
     """Folders under the host's input directory at any depth, as relative paths with slashes."""
-    root = Path(folder_paths.get_input_directory())
-    found = []
-    for place, folders, _ in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [(Path(place) / name).relative_to(root).as_posix() for name in folders]
-    return sorted(found)
+    return sorted(folder for folder, _ in below(folder_paths.get_input_directory()) if folder)
 
 
 def _resolve(folder: str) -> Path:
+    if not isinstance(folder, str):
+        raise SeedSelectError(f"folder: must be a name, got {printable(folder, 60)}.")
     root = folder_paths.get_input_directory()
     return resolve_folder(Path(root) / folder, [root])
 
@@ -142,7 +140,8 @@ class LoadReferenceSet(io.ComfyNode):
         if folder != NO_FOLDER:
             for path in list_image_files(_resolve(folder)):
                 stat = path.stat()
-                digest.update(f"{path.name}\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())
+                name = printable(path.name)
+                digest.update(f"{name}\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())
         return digest.hexdigest()
 
     @classmethod
@@ -153,7 +152,7 @@ class LoadReferenceSet(io.ComfyNode):
         if folder != NO_FOLDER:
             root = folder_paths.get_input_directory()
             loaded, warnings = load_reference_folder(
-                Path(root) / folder,
+                _resolve(folder),
                 allowed_roots=[root],
                 limit=limit,
                 order=order,
@@ -171,9 +170,9 @@ class LoadReferenceSet(io.ComfyNode):
         references = combine(*sets)
 
         for warning in warnings:
-            logging.warning("Load Reference Set: %s", warning)
+            logging.warning("Load Reference Set: %s", printable(warning))
         text = "\n".join([f"{len(references)} references", *warnings])
-        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+        PromptServer.instance.send_progress_text(printable_lines(text), cls.hidden.unique_id)
         preview = references.preview(PREVIEW_SIZE)
         shown = ui.PreviewImage(preview).as_dict() | {"text": [text]}
         return io.NodeOutput(references, preview, ui=shown)

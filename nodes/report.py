@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..seedselect_core.likeness.encoders import unit_embeddings
 from ..seedselect_core.sets.diversity import DiversityReport, diversity_report
 from ..seedselect_core.sheets import draw_report
+from ..seedselect_core.text import printable_lines
 from .encoders import encoder_input, image_encoder
 from .sockets import ReferenceSetType
 
@@ -63,7 +64,7 @@ class DiversityReportNode(io.ComfyNode):
         text = report_text(report)
         drawing = draw_report(report, pictures, features)
         picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
-        return io.NodeOutput(text, picture, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, picture, ui=ui.PreviewText(printable_lines(text)))
 
 
 def report_text(report: DiversityReport) -> str:

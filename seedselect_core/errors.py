@@ -2,9 +2,19 @@
 
 from typing import Any, NamedTuple
 
+from .text import printable
+
 
 class SeedSelectError(ValueError):
-    """Something the user can put right: the message names the wrong input and the remedy."""
+    """Something the user can put right: the message names the wrong input and the remedy.
+
+    The message may quote foreign text. So may the error in whose handling this one is raised: the
+    host logs that too, unless it is left out here or given as `quoted` cause.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+        self.__suppress_context__ = True
 
 
 class NoGradient(SeedSelectError):
@@ -24,4 +34,4 @@ def require_rules(*rules: Rule) -> None:
     """Raise `SeedSelectError` for the first rule that does not hold."""
     for name, holds, rule, value in rules:
         if not holds:
-            raise SeedSelectError(f"{name}: must be {rule}, got {str(value)[:60]}.")
+            raise SeedSelectError(f"{name}: must be {rule}, got {printable(value, 60)}.")

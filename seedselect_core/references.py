@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
 from .errors import Rule, SeedSelectError, require_rules
+from .text import printable, quoted
 
 Crop = Literal["center", "pad", "stretch"]
 Order = Literal["name", "newest", "random"]
@@ -101,11 +102,11 @@ def _resize(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
 def parse_color(text: str) -> Color:
     """A colour as people write it ("#FFFFFF", "#fff", "white") to RGB in 0..1."""
     try:
-        red, green, blue = ImageColor.getrgb(text.strip())[:3]
+        red, green, blue = ImageColor.getrgb(str(text).strip())[:3]
     except ValueError as error:
         raise SeedSelectError(
             f"background: '{text}' is not a colour. Write it as #RRGGBB, for example #FFFFFF."
-        ) from error
+        ) from quoted(error)
     return red / 255, green / 255, blue / 255
 
 
@@ -142,13 +143,20 @@ def resolve_folder(folder: str | Path, allowed_roots: Sequence[str | Path] | Non
     Symbolic links count as what they point to.
     """
     path = Path(folder)
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+        there = resolved.is_dir()
+    except (OSError, ValueError) as error:  # too long, or with a character that no name has
+        raise SeedSelectError(
+            f"folder: '{folder}' cannot be opened ({printable(error, 100)}). Choose "
+            "another one (press R to refresh the list)."
+        ) from quoted(error)
     if allowed_roots is not None and (".." in path.parts or not _within(resolved, allowed_roots)):
         raise SeedSelectError(
             f"folder: '{folder}' is not inside ComfyUI's input directory. Copy the folder into "
             f"{' or '.join(str(root) for root in allowed_roots)} and choose it there."
         )
-    if not resolved.is_dir():
+    if not there:
         raise SeedSelectError(
             f"folder: there is no folder '{resolved}'. Create it and put reference pictures in "
             "it, or choose another one (press R to refresh the list)."
@@ -161,11 +169,19 @@ def list_image_files(folder: Path) -> list[Path]:
 
     Hidden files are left out: macOS puts a "._photo.jpg" that is no picture beside a photo.jpg.
     """
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    ]
+    try:
+        files = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in EXTENSIONS
+            and not path.name.startswith(".")
+            and path.is_file()
+        ]
+    except OSError as error:
+        raise SeedSelectError(
+            f"folder: '{folder}' cannot be read ({error.strerror}). Let the user that ComfyUI runs "
+            "as read it, or choose another one."
+        ) from quoted(error)
     return sorted(files, key=lambda path: (_natural(path.name), path.name))
 
 
@@ -211,9 +227,9 @@ def load_reference_folder(
             if allowed_roots is not None and not _within(path.resolve(), allowed_roots):
                 raise ValueError("it is a link that leads out of ComfyUI's input directory")
             images.append(read_image(path, background))
-            names.append(path.name)
+            names.append(printable(path.name))
         except Exception as error:  # readers of damaged files raise errors of every kind
-            warnings.append(f"{path.name} was left out: {error}")
+            warnings.append(printable(f"{path.name} was left out: {printable(error)}"))
     if not images:
         raise SeedSelectError(
             f"folder: no readable picture in '{resolved}'. Looked for files ending in "

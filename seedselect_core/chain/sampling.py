@@ -6,7 +6,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ..host.samplers import sampler_of
+from ..host.samplers import require_scheduler, sampler_of
 from ..likeness.vae import host_pictures
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
@@ -53,14 +53,15 @@ def sample_from_seed(
         latent: what the seed was optimized on, needed only for inpainting.
 
     Raises:
-        SeedSelectError: the seed was made for another model or size, or no function stands behind
-            the sampler's name.
+        SeedSelectError: the seed was made for another model or size, or the host does not know its
+            sampler or scheduler.
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
     samples = latent_samples(model, latent)
     seed.require_fit(model, samples)
     sampler_of(sampling.sampler_name)
+    require_scheduler(sampling.scheduler)
     result = comfy.sample.sample(
         model,
         seed.noise,
@@ -95,7 +96,12 @@ def intermediate(latent: torch.Tensor) -> torch.Tensor:
 
 
 def host_ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:
-    """The host's KSampler, which knows the sigmas of a scheduler and of samplers with rules."""
+    """The host's KSampler, which knows the sigmas of a scheduler and of samplers with rules.
+
+    Raises:
+        SeedSelectError: the host does not know the scheduler.
+    """
+    require_scheduler(sampling.scheduler)
     return comfy.samplers.KSampler(
         model,
         steps=sampling.steps,

@@ -26,6 +26,7 @@ from ..likeness.objective import Losses, Objective
 from ..memory.levels import NONE
 from ..memory.plan import free, out_of_memory
 from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
+from ..text import quoted
 from .room import Room
 from .settings import Settings
 
@@ -372,7 +373,7 @@ class Search:
         try:
             (gradient,) = torch.autograd.grad(losses.total.sum(), part)
         except CheckpointError as error:
-            raise NoGradient(MADE_OTHERWISE) from error
+            raise NoGradient(MADE_OTHERWISE) from quoted(error)
         self._require_pull(gradient, part)
         if not torch.isfinite(gradient).all():
             raise SeedSelectError(

@@ -23,6 +23,7 @@ from ..memory.levels import NONE
 from ..memory.plan import out_of_memory
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
+from ..text import printable, quoted
 from .loop import Search, SeedHistory
 from .scene import Callbacks, CustomScene, Scene
 from .settings import Settings
@@ -122,7 +123,7 @@ def optimize_noise(
         if search.best is not None:
             callbacks.unfinished(_seed(search, model, sampling))
         if out_of_memory(error):
-            raise _out_of_memory(search) from error
+            raise _out_of_memory(search) from quoted(error)
         raise
     return _seed(search, model, sampling), {"samples": intermediate(result)}, search.history
 
@@ -240,7 +241,7 @@ def _checked(
         if (always or unsettled) and chain.plan.level is not NONE:
             if unsettled:
                 note = f"Nobody has tried {doubted}. Checking the gradient first."
-                logging.warning("SeedSelect: %s", note)
+                logging.warning("SeedSelect: %s", printable(note))
                 callbacks.note(note)
             # One picture says as much as the batch, where it is drawn alone as in it.
             part = noise[:1] if search.can_split_batch else noise

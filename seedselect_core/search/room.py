@@ -17,6 +17,7 @@ from ..chain.unroll import Chain, MoreRoom
 from ..likeness.objective import Objective
 from ..memory.levels import AUTOMATIC, BLOCKS, KEPT, LEVELS, NONE, WHOLE, Level
 from ..memory.plan import GIB, Needs, Plan, batches, choose, out_of_memory, smaller
+from ..text import printable
 from .settings import Settings
 
 
@@ -129,5 +130,5 @@ class Room:
             raise MoreRoom(size)
 
     def _say(self, message: str) -> None:
-        logging.info("SeedSelect: %s", message)
+        logging.info("SeedSelect: %s", printable(message))
         self._tell(message)
