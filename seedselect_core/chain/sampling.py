@@ -10,6 +10,7 @@ from ..host.samplers import sampler_of
 from ..likeness.vae import host_pictures
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
+from .finite import watching
 
 # What a condition may hold a picture for each of the batch in.
 PICTURES = {
@@ -72,7 +73,7 @@ def sample_from_seed(
         negative,
         samples,
         noise_mask=latent.get("noise_mask"),
-        callback=callback,
+        callback=watching(callback),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=sampling.seed,
     )

@@ -15,9 +15,10 @@ import comfy.sample
 import comfy.samplers
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..errors import Rule, SeedSelectError, require_rules
+from .rescue import Unfinished, write_whole
 
 FORMAT = 1
 NO_STEP = "sigmas: there is no step to denoise. Connect a scheduler with one step or more."
@@ -130,6 +131,8 @@ class Seed:
         total: the whole loss of each picture.
         evaluations: what it cost: predictions by the guider, one for each picture, those that the
             backward pass makes again included.
+        unfinished: how far the search had come, where it did not end.
+        unfinished: how far the search had come, where this is the best of one that did not end.
     """
 
     noise: torch.Tensor
@@ -139,10 +142,16 @@ class Seed:
     first_semantic: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
+    unfinished: Unfinished | None = None
 
     def with_noise(self, noise: torch.Tensor) -> "Seed":
         """Other noise for the same model and settings; what it draws is not known."""
-        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[])
+        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[], unfinished=None)
+
+    def parts(self) -> list["Seed"]:
+        """This seed, in as many as it takes for a file to hold each."""
+        parts = self.noise.split(max(1, MAX_VALUES // self.noise[0].numel()))
+        return [self] if len(parts) == 1 else [self.with_noise(noise) for noise in parts]
 
     def require_fit(self, model, samples: torch.Tensor | None, name: str = "seed") -> None:
         """Raise `SeedSelectError` where this noise was made for another model or size.
@@ -172,7 +181,11 @@ class Seed:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file that `load_seed` reads.
+        """Write the file that `load_seed` reads."""
+        write_whole(path, self.encoded())
+
+    def encoded(self) -> bytes:
+        """What the file of this seed holds.
 
         Raises:
             SeedSelectError: the noise is too large to be loaded again.
@@ -186,7 +199,7 @@ class Seed:
         del facts["noise"]
         with torch.inference_mode(False):
             noise = self.noise.clone()
-        save_file({"noise": noise}, path, {"seedselect": json.dumps(facts)})
+        return save({"noise": noise}, {"seedselect": json.dumps(facts)})
 
 
 def describe_batch(latents: torch.Tensor) -> str:
@@ -204,17 +217,17 @@ class SeedNoise:
     """A seed as the host's NOISE, for SamplerCustomAdvanced."""
 
     def __init__(self, seed: Seed):
-        self._seed = seed
+        self.optimized = seed
         self.seed = seed.sampling.seed
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
-        self._seed.require_shape(input_latent["samples"])
+        self.optimized.require_shape(input_latent["samples"])
         # The host's RandomNoise leaves PyTorch's own generators in the state from which some
         # samplers go on; so the draw is made, though what it gives is not used.
         comfy.sample.prepare_noise(
             input_latent["samples"], self.seed, input_latent.get("batch_index")
         )
-        return self._seed.noise.clone()
+        return self.optimized.noise.clone()
 
 
 def load_seed(path: Path) -> Seed:
@@ -277,4 +290,20 @@ def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
     evaluations = facts.get("evaluations")
     if type(evaluations) is not int or evaluations < 0:
         raise SeedSelectError(f"seed file: '{name}' does not tell what it cost.")
-    return Seed(noise, sampling, latent_format, **losses, evaluations=evaluations)
+    return Seed(
+        noise,
+        sampling,
+        latent_format,
+        **losses,
+        evaluations=evaluations,
+        unfinished=_unfinished(name, facts.get("unfinished")),
+    )
+
+
+def _unfinished(name: str, facts) -> Unfinished | None:
+    if facts is None:
+        return None
+    known = {f.name for f in fields(Unfinished)}
+    if not isinstance(facts, dict) or facts.keys() != known:
+        raise SeedSelectError(f"seed file: '{name}' does not tell how far its search had come.")
+    return Unfinished(**facts)
