@@ -7,7 +7,6 @@ import torch
 from server import PromptServer
 
 from ..seedselect_core.likeness.vae import host_pictures
-from ..seedselect_core.memory.plan import with_room
 from ..seedselect_core.search.loop import Progress
 from ..seedselect_core.search.scene import Callbacks
 from ..seedselect_core.seeds.rescue import Rescue
@@ -17,16 +16,6 @@ from .rescue import places, rescued
 
 PREVIEW_SIZE = 512
 PREVIEW_PICTURES = 9
-
-
-def decoded(vae, drawn: dict) -> torch.Tensor:
-    """The pictures of a LATENT, or a `SeedSelectError` where there is no memory for them."""
-    return with_room(
-        host_pictures,
-        *[(vae, drawn["samples"])] * 2,
-        where="decoding the pictures",
-        remedy="Lower the batch or the size of 'Empty Latent Image', or use a smaller VAE.",
-    )
 
 
 class Searching:
@@ -73,7 +62,7 @@ class Display:
     def pictures(self, vae, drawn: dict, best: Seed) -> torch.Tensor:
         """Decode what ``best`` draws; the host loses the seed too if that does not end well."""
         try:
-            pictures = decoded(vae, drawn)
+            pictures = host_pictures(vae, drawn["samples"])
         except BaseException:
             self.keep(best)
             raise

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from server import PromptServer
 
 from ..seedselect_core.errors import SeedSelectError
@@ -20,6 +20,7 @@ from ..seedselect_core.references import (
     reference_set_from_batch,
     resolve_folder,
 )
+from .previews import previewed
 from .sockets import ReferenceSetType
 
 NO_FOLDER = "(none)"
@@ -175,5 +176,5 @@ class LoadReferenceSet(io.ComfyNode):
         text = "\n".join([f"{len(references)} references", *warnings])
         PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
         preview = references.preview(PREVIEW_SIZE)
-        shown = ui.PreviewImage(preview).as_dict() | {"text": [text]}
+        shown = previewed(preview) | {"text": [text]}
         return io.NodeOutput(references, preview, ui=shown)

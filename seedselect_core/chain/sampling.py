@@ -8,6 +8,7 @@ import torch
 
 from ..host.samplers import sampler_of
 from ..likeness.vae import host_pictures
+from ..memory.plan import with_room
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
 from .finite import watching
@@ -54,28 +55,38 @@ def sample_from_seed(
         latent: what the seed was optimized on, needed only for inpainting.
 
     Raises:
-        SeedSelectError: the seed was made for another model or size, or no function stands behind
-            the sampler's name.
+        SeedSelectError: the seed was made for another model or size, no function stands behind the
+            sampler's name, the model's prediction is not a number where the sampler would not end,
+            or there is no memory.
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
     samples = latent_samples(model, latent)
     seed.require_fit(model, samples)
     sampler_of(sampling.sampler_name)
-    result = comfy.sample.sample(
-        model,
-        seed.noise,
-        sampling.steps,
-        sampling.cfg,
-        sampling.sampler_name,
-        sampling.scheduler,
-        positive,
-        negative,
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=watching(callback),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=sampling.seed,
+
+    def sample() -> torch.Tensor:
+        return comfy.sample.sample(
+            model,
+            seed.noise,
+            sampling.steps,
+            sampling.cfg,
+            sampling.sampler_name,
+            sampling.scheduler,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=watching(callback),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=sampling.seed,
+        )
+
+    result = with_room(
+        sample,
+        *[()] * 2,
+        where="sampling",
+        remedy="Make fewer or smaller pictures at a time.",
     )
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     return kept | {"samples": result}

@@ -156,12 +156,7 @@ def _search(
         is_video=_is_video(scene.denoising.guider.model_patcher),
     )
     search.on_note = callbacks.note
-    small = scene.search_vae
-    search.blame = Blame(
-        lambda objective: (
-            "vae" if small is None or objective.codec.vae is not small else "search_vae"
-        )
-    )
+    search.blame = Blame(lambda used: "search_vae" if used.codec.vae is scene.search_vae else "vae")
     if settings.iterations > 0:
         try:
             require_sampler(scene.denoising.sampler)
