@@ -4,7 +4,7 @@ A run costs nothing for it: only once it has failed the chain is run again, and 
 in the order in which a picture is made.
 """
 
-from collections.abc import Callable, Iterator
+import logging
 
 import comfy.model_management
 import torch
@@ -65,88 +65,80 @@ def _encoder(what: str) -> str:
     )
 
 
-class Blame:
-    """Asks every part of a search; called by it with what has failed.
+def blame(
+    search_vae,
+    chain: Chain,
+    objective: Objective,
+    noise: torch.Tensor,
+    rows: torch.Tensor,
+    backward: bool,
+) -> str:
+    """A sentence for the user on what is not a number first; "" where no part is found out.
 
     Args:
-        vae: name of the input that the codec of an objective comes from.
+        search_vae: what is connected to the input of that name, or None.
+        noise: of the seeds ``rows``, whose loss is not a number.
+        backward: it is the gradient that is none.
     """
-
-    def __init__(self, vae: Callable[[Objective], str]):
-        self._vae = vae
-
-    def __call__(
-        self,
-        chain: Chain,
-        objective: Objective,
-        noise: torch.Tensor,
-        rows: torch.Tensor,
-        backward: bool,
-    ) -> str:
-        """A sentence for the user, or nothing where no part is found out.
-
-        Args:
-            noise: of the seeds ``rows``, whose loss is not a number.
-            backward: it is the gradient that is none.
-        """
-        try:
-            return self._asked(chain, objective, noise, rows, backward)
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception:  # what fails here must not hide what is known
-            return ""
-
-    def _asked(self, chain, objective, noise, rows, backward) -> str:
-        if not is_finite(noise):
-            return (
-                "learning_rate: a step took the noise beyond all numbers. Lower it, or set "
-                "clip_norm to 1."
-            )
-        keep = len(objective.weights.steps)
-        with torch.no_grad():
-            try:
-                denoised = chain.watched(noise, keep)
-            except NotNumbers as found:
-                return str(found)
-            if not all(map(is_finite, denoised)):
-                return (
-                    "sampler: what it ends in is not a number, though the model had given numbers. "
-                    "Choose another one, or more steps."
-                )
-            losses = objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
-        pictures = self._pictures(objective, denoised, rows, backward)
-        return next(filter(None, pictures), "") or _weighed(losses, backward)
-
-    def _pictures(self, objective, denoised: list, rows, backward: bool) -> Iterator[str]:
-        """What is found out, picture by picture; as much memory as for one."""
-        aims, _ = objective.targets.of_rows(rows)
-        for latents in denoised:
-            for n, latent in enumerate(latents):
-                aim = aims if aims.ndim == 1 else aims[n]
-                with OrdinaryViews(), torch.set_grad_enabled(backward):
-                    yield self._picture(objective, latent[None].detach(), aim, backward)
-
-    def _picture(self, objective, latent, aim, backward: bool) -> str:
-        vae = self._vae(objective)
-        flag = "--fp32-vae."
-        latent = latent.clone().requires_grad_(backward)
-        images = objective.codec.decode(objective.process_latent_out(latent))
-        if not is_finite(images):
-            return f"{vae}: the picture that it decodes is not a number. {_PRECISION} {flag}"
-        seen = images.detach().clone().requires_grad_(backward)
-        embeddings = objective.encoder(apply_views(seen, objective.targets.views))
-        if not is_finite(embeddings):
-            return _encoder("what it gives for a picture is")
-        if not backward:
-            return ""
-        loss = semantic_loss(embeddings, aim.to(embeddings)).sum()
-        (slope,) = torch.autograd.grad(loss, seen)
-        if not is_finite(slope):
-            return _encoder("its gradient is")
-        (slope,) = torch.autograd.grad(images, latent, slope)
-        if not is_finite(slope):
-            return f"{vae}: its gradient is not a number. {_PRECISION} {flag}"
+    vae = "search_vae" if objective.codec.vae is search_vae else "vae"
+    try:
+        return _asked(vae, chain, objective, noise, rows, backward)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception:  # what fails here must not hide what is known
+        logging.debug("SeedSelect: nothing is found out", exc_info=True)
         return ""
+
+
+def _asked(vae: str, chain: Chain, objective: Objective, noise, rows, backward: bool) -> str:
+    if not is_finite(noise):
+        return (
+            "learning_rate: a step took the noise beyond all numbers. Lower it, or set clip_norm "
+            "to 1."
+        )
+    with torch.no_grad():
+        try:
+            denoised = chain.watched(noise, len(objective.weights.steps))
+        except NotNumbers as found:
+            return str(found)
+    if not all(map(is_finite, denoised)):
+        return (
+            "sampler: what it ends in is not a number, though the model had given numbers. Choose "
+            "another one, or more steps."
+        )
+    aims, _ = objective.targets.of_rows(rows)
+    aims = aims if aims.ndim == 2 else [aims] * len(noise)
+    for latents in denoised:
+        for latent, aim in zip(latents, aims, strict=True):  # as much memory as for one
+            with OrdinaryViews(), torch.set_grad_enabled(backward):
+                found = _picture(vae, objective, latent[None].detach(), aim, backward)
+            if found:
+                return found
+    with torch.no_grad():
+        losses = objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
+    return _weighed(losses, backward)
+
+
+def _picture(vae: str, objective: Objective, latent, aim, backward: bool) -> str:
+    """What is found out by decoding and comparing one picture, and by the way back."""
+    latent = latent.clone().requires_grad_(backward)
+    images = objective.codec.decode(objective.process_latent_out(latent))
+    if not is_finite(images):
+        return f"{vae}: the picture that it decodes is not a number. {_PRECISION} --fp32-vae."
+    seen = images.detach().clone().requires_grad_(backward)
+    embeddings = objective.encoder(apply_views(seen, objective.targets.views))
+    if not is_finite(embeddings):
+        return _encoder("what it gives for a picture is")
+    if not backward:
+        return ""
+    loss = semantic_loss(embeddings, aim.to(embeddings)).sum()
+    (slope,) = torch.autograd.grad(loss, seen)
+    if not is_finite(slope):
+        return _encoder("its gradient is")
+    (slope,) = torch.autograd.grad(images, latent, slope)
+    if not is_finite(slope):
+        return f"{vae}: its gradient is not a number. {_PRECISION} --fp32-vae."
+    return ""
 
 
 def _weighed(losses, backward: bool) -> str:

@@ -1,5 +1,6 @@
 """Find noise whose picture agrees with the references: the host's own way."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from ..memory.levels import NONE
 from ..memory.plan import out_of_memory, with_room
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
-from .blame import Blame, require_latent, require_targets
+from .blame import blame, require_latent, require_targets
 from .loop import Progress, Search, SeedHistory
 from .scene import Callbacks, CustomScene, Scene
 from .settings import Settings
@@ -156,7 +157,7 @@ def _search(
         is_video=_is_video(scene.denoising.guider.model_patcher),
     )
     search.on_note = callbacks.note
-    search.blame = Blame(lambda used: "search_vae" if used.codec.vae is scene.search_vae else "vae")
+    search.blame = functools.partial(blame, scene.search_vae)
     if settings.iterations > 0:
         try:
             require_sampler(scene.denoising.sampler)
