@@ -103,12 +103,7 @@ def optimize_noise(
     codec = _require_inputs(scene, samples, settings)
     draw = _draws(samples, scene.latent, sampling.seed)
     noise = draw(0) if start is None else _noise_of(start, scene.latent | {"samples": samples})
-    targets = with_room(
-        _targets,
-        *[(scene, codec, samples, settings.views, contrast)] * 2,
-        where="encoding the references",
-        remedy="Lower limit in 'Load Reference Set', views, or the size of 'Empty Latent Image'.",
-    )
+    targets = _targets(scene, codec, samples, settings.views, contrast)
     if subsets is not None:
         targets = targets.of_subsets(subsets)
     process_out = model.model.process_latent_out
@@ -256,16 +251,25 @@ def _targets(
     contrast: ReferenceSet | None,
 ) -> Targets:
     ratio = scene.vae.spacial_compression_decode()
-    comfy.model_management.load_models_gpu([scene.encoder.patcher])
-    targets = build_targets(
-        scene.references,
-        scene.encoder,
-        codec,
-        scene.denoising.guider.model_patcher.model.process_latent_in,
-        (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
-        views,
-        contrast,
-        is_video=samples.ndim == 5,
+
+    def build() -> Targets:
+        comfy.model_management.load_models_gpu([scene.encoder.patcher])
+        return build_targets(
+            scene.references,
+            scene.encoder,
+            codec,
+            scene.denoising.guider.model_patcher.model.process_latent_in,
+            (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
+            views,
+            contrast,
+            is_video=samples.ndim == 5,
+        )
+
+    targets = with_room(
+        build,
+        *[()] * 2,
+        where="encoding the references",
+        remedy="Lower limit in 'Load Reference Set', views, or the size of 'Empty Latent Image'.",
     )
     require_targets(targets, {"references": scene.references, "contrast": contrast})
     return targets
