@@ -64,7 +64,7 @@ class Display:
         try:
             pictures = host_pictures(vae, drawn["samples"])
         except BaseException:
-            self.keep(best)
+            self.callbacks().rescue(lambda: best)
             raise
         self.done()
         return pictures

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 
 import comfy.samplers
 import torch
+from comfy.sampler_helpers import convert_cond
 
 from ..errors import Rule, SeedSelectError, is_whole, require_rules
 from ..likeness.vae import VaeCodec, require_vae
 from ..memory.plan import with_room
 from ..seeds.seed import SamplingSettings, Seed
 from .finite import blamed_for_prediction, is_finite
-from .sampling import host_ksampler, intermediate
+from .sampling import host_ksampler, intermediate, shares_condition
 
 # Deterministic, and each step needs the current latent alone. "ddim" is Euler in the host.
 INVERTIBLE = ("ddim", "euler", "heun")
@@ -281,10 +282,12 @@ def invert_images(
             found.append(_inverted(model, positive, negative, vae, part, *backwards))
         return _together(found)
 
+    conditions = convert_cond([*positive, *negative])
+    alone = [images] if not all(map(shares_condition, conditions)) else images.split(1)
     return with_room(
         inverted,
         ([images],),
-        (images.split(1),),
+        (alone,),
         where="inverting the picture",
         remedy="Give a smaller picture, or start ComfyUI with --lowvram.",
     )

@@ -140,6 +140,7 @@ class Search:
         self.planned = 0
         self.drawn = 0  # further draws so far
         self.resumed: Unfinished | None = None  # how far the search had come that this goes on with
+        self.first_semantic: Sequence[float] = ()  # of its first noise
 
     def search_by(self, objective: Objective) -> None:
         """Let a cheaper objective guide all but the last iterations."""
@@ -456,7 +457,7 @@ class Search:
                 noise.detach().cpu().clone(),
                 losses.total.detach().cpu().clone(),
                 losses.semantic.cpu().clone(),
-                losses.semantic.cpu().clone(),
+                torch.tensor(self.first_semantic or losses.semantic.tolist()),
                 losses.images.cpu().clone(),
             )
 

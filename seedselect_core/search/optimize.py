@@ -181,6 +181,7 @@ def _listened(
     earlier = start.optimized if isinstance(start, SeedNoise) else None
     if _goes_on(earlier, sampling, search.settings):
         search.resumed = earlier.unfinished
+        search.first_semantic = earlier.first_semantic
         done = f"after iteration {earlier.unfinished.iterations} of {earlier.unfinished.planned}"
         callbacks.note(f"Going on with an unfinished search, {done}.")
     elif earlier is not None and earlier.unfinished is not None:
@@ -191,9 +192,7 @@ def _listened(
         best = _seed(search, model, sampling)
         if search.resumed is None:
             return best
-        first = earlier.first_semantic or best.first_semantic
-        cost = earlier.evaluations + best.evaluations
-        return replace(best, first_semantic=first, evaluations=cost)
+        return replace(best, evaluations=earlier.evaluations + best.evaluations)
 
     def told(progress: Progress) -> None:
         if progress.best is not None:
