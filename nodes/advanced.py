@@ -37,7 +37,10 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
             inputs=[
                 io.Noise.Input(
                     "noise",
-                    tooltip="Where the search starts: RandomNoise, or 'Seed To Noise' to go on.",
+                    tooltip=(
+                        "Where the search starts: RandomNoise, or 'Seed To Noise' to go on, also "
+                        "with the unfinished seed of a search that was stopped."
+                    ),
                 ),
                 io.Guider.Input(
                     "guider", tooltip="Model and prompts: BasicGuider, CFGGuider or any other."

@@ -9,6 +9,7 @@ from ..seedselect_core.chain.sampling import draw_references
 from ..seedselect_core.host.samplers import REFUSED
 from ..seedselect_core.likeness.weights import LossWeights
 from ..seedselect_core.memory.levels import AUTOMATIC
+from ..seedselect_core.memory.plan import with_room
 from ..seedselect_core.references import ReferenceSet
 from ..seedselect_core.search.scene import Scene
 from ..seedselect_core.search.settings import (
@@ -74,14 +75,14 @@ def contrast_of(graph: dict, scene: Scene, sampling: SamplingSettings) -> Refere
     prompt = graph.get("contrast_prompt")
     if pictures is not None or prompt is None:
         return pictures
-    return draw_references(
-        scene.model,
-        prompt,
-        scene.negative,
-        scene.vae,
-        scene.latent,
-        sampling,
-        CONTRAST_PICTURES,
+    return with_room(
+        draw_references,
+        *[
+            (scene.model, prompt, scene.negative, scene.vae, scene.latent, sampling, count)
+            for count in (CONTRAST_PICTURES, 1)
+        ],
+        where="drawing pictures of contrast_prompt",
+        remedy="Lower the size of 'Empty Latent Image', or connect pictures to 'contrast'.",
     )
 
 
@@ -124,7 +125,9 @@ def sampling_inputs() -> list:
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
+            # Another number would search anew as soon as a node is added behind this one, and lose
+            # what was found.
+            control_after_generate="fixed",  # older hosts have no name for it
             tooltip="Where the search starts: the noise that a KSampler has for this number.",
         ),
         io.Int.Input(

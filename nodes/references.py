@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from server import PromptServer
 
 from ..seedselect_core.errors import SeedSelectError
@@ -21,6 +21,7 @@ from ..seedselect_core.references import (
 )
 from ..seedselect_core.text import printable, printable_lines
 from .folders import below
+from .previews import previewed
 from .sockets import ReferenceSetType
 
 NO_FOLDER = "(none)"
@@ -174,5 +175,5 @@ class LoadReferenceSet(io.ComfyNode):
         text = "\n".join([f"{len(references)} references", *warnings])
         PromptServer.instance.send_progress_text(printable_lines(text), cls.hidden.unique_id)
         preview = references.preview(PREVIEW_SIZE)
-        shown = ui.PreviewImage(preview).as_dict() | {"text": [text]}
+        shown = previewed(preview) | {"text": [text]}
         return io.NodeOutput(references, preview, ui=shown)

@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..seedselect_core.likeness.encoders import unit_embeddings
+from ..seedselect_core.memory.plan import with_room
 from ..seedselect_core.sets.diversity import DiversityReport, diversity_report
 from ..seedselect_core.sheets import draw_report
 from ..seedselect_core.text import printable_lines
@@ -53,18 +54,25 @@ class DiversityReportNode(io.ComfyNode):
     @classmethod
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
         encoder = image_encoder(clip_vision)
-        pictures = {"real": references.resized(generated.shape[2], generated.shape[1])}
-        if plain is not None:
-            pictures["plain"] = plain
-        pictures["generated"] = generated
-        features = {name: unit_embeddings(encoder, images) for name, images in pictures.items()}
-        report = diversity_report(
-            features["real"], features["generated"], features.get("plain"), bins
+        text, picture = with_room(
+            _report,
+            (generated, references, encoder, bins, plain),
+            where="comparing the pictures",
+            remedy="Give fewer or smaller pictures.",
         )
-        text = report_text(report)
-        drawing = draw_report(report, pictures, features)
-        picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
         return io.NodeOutput(text, picture, ui=ui.PreviewText(printable_lines(text)))
+
+
+def _report(generated, references, encoder, bins, plain) -> tuple[str, torch.Tensor]:
+    pictures = {"real": references.resized(generated.shape[2], generated.shape[1])}
+    if plain is not None:
+        pictures["plain"] = plain
+    pictures["generated"] = generated
+    features = {name: unit_embeddings(encoder, images) for name, images in pictures.items()}
+    report = diversity_report(features["real"], features["generated"], features.get("plain"), bins)
+    drawing = draw_report(report, pictures, features)
+    picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
+    return report_text(report), picture
 
 
 def report_text(report: DiversityReport) -> str:

@@ -6,13 +6,12 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..seedselect_core.errors import SeedSelectError
+from ..seedselect_core.seeds.rescue import EXTENSION
 from ..seedselect_core.seeds.seed import Seed, SeedNoise, load_seed
 from ..seedselect_core.text import printable, quoted
 from .folders import below
 from .prefix import file_prefix
 from .sockets import SeedType, require_seed
-
-EXTENSION = ".seed.safetensors"
 
 
 def save_numbered(seed: Seed, prefix: str, prompt: dict | None = None) -> Path:
@@ -144,7 +143,11 @@ class LoadSeed(io.ComfyNode):
                 io.Combo.Input(
                     "seed_file",
                     options=seed_files(),
-                    tooltip="A seed in the input or output directory. Press R after adding one.",
+                    tooltip=(
+                        "A seed in the input or output directory. Press R after adding one. "
+                        "'unfinished' is the best of a search that was stopped, with its semantic "
+                        "loss then and at first: connect it to 'start' to go on."
+                    ),
                 )
             ],
             outputs=[SeedType.Output("seed", tooltip="For 'Sample From Seed'.")],

@@ -1,5 +1,6 @@
 """The errors that a user of the nodes is meant to read, and the rules that raise them."""
 
+import math
 from typing import Any, NamedTuple
 
 from .text import printable
@@ -28,6 +29,16 @@ class Rule(NamedTuple):
     holds: bool
     rule: str
     value: Any
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number; Python takes True for one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a number that one can reckon with: neither infinite nor NaN."""
+    return (is_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
 def require_rules(*rules: Rule) -> None:

@@ -8,8 +8,10 @@ import torch
 
 from ..host.samplers import require_scheduler, sampler_of
 from ..likeness.vae import host_pictures
+from ..memory.plan import with_room
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
+from .finite import watching
 
 # What a condition may hold a picture for each of the batch in.
 PICTURES = {
@@ -53,8 +55,9 @@ def sample_from_seed(
         latent: what the seed was optimized on, needed only for inpainting.
 
     Raises:
-        SeedSelectError: the seed was made for another model or size, or the host does not know its
-            sampler or scheduler.
+        SeedSelectError: the seed was made for another model or size, the host does not know its
+            sampler or scheduler, the model's prediction is not a number where the sampler would not
+            end, or there is no memory.
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
@@ -62,20 +65,29 @@ def sample_from_seed(
     seed.require_fit(model, samples)
     sampler_of(sampling.sampler_name)
     require_scheduler(sampling.scheduler)
-    result = comfy.sample.sample(
-        model,
-        seed.noise,
-        sampling.steps,
-        sampling.cfg,
-        sampling.sampler_name,
-        sampling.scheduler,
-        positive,
-        negative,
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=sampling.seed,
+
+    def sample() -> torch.Tensor:
+        return comfy.sample.sample(
+            model,
+            seed.noise,
+            sampling.steps,
+            sampling.cfg,
+            sampling.sampler_name,
+            sampling.scheduler,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=watching(callback),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=sampling.seed,
+        )
+
+    result = with_room(
+        sample,
+        *[()] * 2,
+        where="sampling",
+        remedy="Make fewer or smaller pictures at a time.",
     )
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     return kept | {"samples": result}

@@ -15,6 +15,7 @@ gradient the chain would be no witness: what is hidden is all but orthogonal to 
 import torch
 
 from ..errors import NoGradient
+from .finite import NotNumbers, is_finite
 from .unroll import Chain
 
 # Lengths of the motion, as shares of the noise's own: the first tells w, the others are compared.
@@ -34,6 +35,9 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
 
     Returns:
         The smallest over `STEPS`, or the first below a tenth of `LIMIT`.
+
+    Raises:
+        NotNumbers: the result is none, so that no gradient of it is right or wrong.
     """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(noise.shape, generator=generator, dtype=torch.float32).to(noise)
@@ -48,6 +52,8 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
         return change / (2 * step)
 
     moved = motion(FIRST)
+    if not is_finite(moved):
+        raise NotNumbers("SeedSelect: the picture is not a number.")
     along = moved / moved.norm()
     z = noise.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad((along * result(z)).sum(), z)

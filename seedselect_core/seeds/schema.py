@@ -41,6 +41,7 @@ def _is_name(value) -> bool:
 
 NAME = Field(f"a name of at most {LONGEST_NAME} printable letters", _is_name)
 LOSSES = _numbers(list, range(2**26 + 1), -1e9, "a list of numbers between -1e9 and 1e9")
+COUNT = _whole(0, 2**31 - 1, "a whole number of 0 to 2^31 - 1")
 FIELDS: dict[str, Field] = {
     "steps": _whole(1, 10_000, "a whole number of 1 to 10,000"),
     "cfg": _number(0, 100, "a number of 0 to 100"),
@@ -55,6 +56,10 @@ FIELDS: dict[str, Field] = {
     "first_semantic": LOSSES,
     "total": LOSSES,
     "evaluations": _whole(0, 2**63 - 1, "a whole number of 0 to 2^63 - 1"),
+    "iterations": COUNT,
+    "planned": COUNT,
+    "draws": COUNT,
+    "settings": NAME,
 }
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import comfy.sample
 import torch
 from safetensors import SafetensorError, deserialize
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..errors import Rule, SeedSelectError, require_rules
 from ..text import printable
+from .rescue import Unfinished, write_whole
 from .schema import FIELDS, require_fields
 
 # Raised when an older version would read a file wrongly. Every version reads all formats before it.
@@ -114,6 +115,7 @@ class Seed:
         total: the whole loss of each picture.
         evaluations: what it cost: predictions by the guider, one for each picture, those that the
             backward pass makes again included.
+        unfinished: how far the search had come, where this is the best of one that did not end.
     """
 
     noise: torch.Tensor
@@ -123,10 +125,16 @@ class Seed:
     first_semantic: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
+    unfinished: Unfinished | None = None
 
     def with_noise(self, noise: torch.Tensor) -> "Seed":
         """Other noise for the same model and settings; what it draws is not known."""
-        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[])
+        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[], unfinished=None)
+
+    def parts(self) -> list["Seed"]:
+        """This seed, in as many as it takes for a file to hold each."""
+        parts = self.noise.split(max(1, MAX_VALUES // self.noise[0].numel()))
+        return [self] if len(parts) == 1 else [self.with_noise(noise) for noise in parts]
 
     def require_fit(self, model, samples: torch.Tensor | None, name: str = "seed") -> None:
         """Raise `SeedSelectError` where this noise was made for another model or size.
@@ -156,7 +164,11 @@ class Seed:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file that `load_seed` reads.
+        """Write the file that `load_seed` reads."""
+        write_whole(path, self.encoded())
+
+    def encoded(self) -> bytes:
+        """What the file of this seed holds.
 
         Raises:
             SeedSelectError: the noise is too large to be loaded again.
@@ -168,12 +180,14 @@ class Seed:
             )
         with torch.inference_mode(False):
             noise = self.noise.clone()
-        save_file({"noise": noise}, path, {"seedselect": self._facts()})
+        return save({"noise": noise}, {"seedselect": self._facts()})
 
     def _facts(self) -> str:
         """All but the noise, as a file holds it: what it could not be read with is left out."""
         facts = asdict(replace(self, noise=None)) | {"format": FORMAT}
         del facts["noise"]
+        if self.unfinished is None:
+            del facts["unfinished"]
         for name in ("latent_format", *LOSSES):
             if not FIELDS[name].holds(facts[name]):
                 facts[name] = type(facts[name])()
@@ -198,17 +212,17 @@ class SeedNoise:
     """A seed as the host's NOISE, for SamplerCustomAdvanced."""
 
     def __init__(self, seed: Seed):
-        self._seed = seed
+        self.optimized = seed
         self.seed = seed.sampling.seed
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
-        self._seed.require_shape(input_latent["samples"])
+        self.optimized.require_shape(input_latent["samples"])
         # The host's RandomNoise leaves PyTorch's own generators in the state from which some
         # samplers go on; so the draw is made, though what it gives is not used.
         comfy.sample.prepare_noise(
             input_latent["samples"], self.seed, input_latent.get("batch_index")
         )
-        return self._seed.noise.clone()
+        return self.optimized.noise.clone()
 
 
 def load_seed(path: Path) -> Seed:
@@ -274,7 +288,8 @@ def _seed_of(noise: torch.Tensor, facts) -> Seed:
             count = len(told[name])
             rule = f"one number for each of {len(noise)} pictures"
             require_rules(Rule(name, count in (0, len(noise)), rule, f"{count} numbers"))
-        return Seed(noise, _sampling_of(facts.get("sampling")), **told)
+        sampling = _sampling_of(facts.get("sampling"))
+        return Seed(noise, sampling, **told, unfinished=_unfinished_of(facts.get("unfinished")))
     except SeedSelectError as error:
         raise SeedSelectError(f"holds what no seed does: {error}") from None
 
@@ -288,3 +303,12 @@ def _sampling_of(facts) -> SamplingSettings | CustomSampling:
     if isinstance(sigmas, list):
         facts = facts | {"sigmas": tuple(sigmas)}
     return kinds[frozenset(facts)](**facts)
+
+
+def _unfinished_of(facts) -> Unfinished | None:
+    """How far the search had come, as a file tells it."""
+    if facts is None:
+        return None
+    if not isinstance(facts, dict) or facts.keys() != {f.name for f in fields(Unfinished)}:
+        raise SeedSelectError("unfinished: it does not tell how far its search had come.")
+    return Unfinished(**facts)
