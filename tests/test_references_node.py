@@ -66,18 +66,18 @@ def test_node_loads_shows_and_warns(load_node, caplog):
 def test_node_runs_again_when_a_file_changes(load_node):
     node, folder, _ = load_node
     place = folder / "letters" / "rare"
-    prints = [node.fingerprint_inputs(folder="letters/rare", seed=0)]
-    assert node.fingerprint_inputs(folder="letters/rare", seed=0) == prints[0]
+    prints = [node.fingerprint_inputs(folder=["letters/rare"], seed=[0])]
+    assert node.fingerprint_inputs(folder=["letters/rare"], seed=[0]) == prints[0]
     os.utime(place / "a.png", ns=(1, 1))
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     save(place / "b.png")
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     (place / "b.png").rename(place / "c.png")
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     (place / "c.png").unlink()
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     assert len(set(prints[:4])) == 4 and prints[4] == prints[1]
-    assert node.fingerprint_inputs(folder="(none)") == node.fingerprint_inputs(folder="(none)")
+    assert node.fingerprint_inputs(folder=["(none)"]) == node.fingerprint_inputs(folder=["(none)"])
 
 
 def test_node_runs_every_time_when_the_folder_comes_by_a_link(load_node, monkeypatch):
