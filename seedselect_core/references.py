@@ -34,7 +34,7 @@ ORDERS: tuple[str, ...] = ("name", "newest", "random")
 # Of a usual set the pictures as last asked for are kept, since a search asks again and again.
 # Larger sets are read anew: a thousand photographs take no more memory than one at a time.
 KEPT = 8
-_STRIP = 256  # rows that are float at a time
+_STRIP = 128  # rows that are float at a time
 _NAMED = 3  # files that a warning names
 
 
