@@ -106,6 +106,11 @@ def test_node_runs_every_time_when_the_folder_comes_by_a_link(load_node, monkeyp
         ("missing", "no folder"),
         ("../outside", "not inside"),
         ("/", "not inside"),
+        ("a\0b", "no name of a folder"),
+        ("long" * 100, "no name of a folder"),
+        (5, "expected the name of a folder, got int"),
+        (True, "expected the name of a folder, got bool"),
+        ({"a": 1}, "expected the name of a folder, got dict"),
     ],
 )
 def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
@@ -124,6 +129,44 @@ def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
     assert valid == (message is None)
     if message:
         assert message in errors[0]["details"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(load_node, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ValueError, match=r"folder: .* cannot be listed \(Permission denied\)"):
+        run_node(load_node[0], "letters/rare")
+
+
+def test_names_that_are_not_utf_8_are_no_hindrance(load_node):
+    node, folder, _ = load_node
+    place = folder / "letters" / "rare"
+    odd = os.fsdecode(b"caf\xe9.png")
+    save(place / odd)
+    assert node.fingerprint_inputs(folder=["letters/rare"])
+    assert run_node(node, "letters/rare").args[0].names == ("a.png", odd)
+
+
+def test_node_tells_what_it_left_out_and_where_more_is_said(load_node, caplog):
+    node, folder, texts = load_node
+    place = folder / "letters" / "rare"
+    (place / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for number in range(12):
+        (place / f"scan{number}.png").write_bytes(b"%d" % number * (number + 1))
+    run_node(node, "letters/rare", limit=1)
+    assert texts[-1].splitlines() == [
+        "1 references",
+        "photo.heic was left out: HEIC, which cannot be read here. Save as PNG or JPEG.",
+    ]
+    (place / "a.png").unlink()
+    save(place / "z.png")
+    run_node(node, "letters/rare")
+    lines = texts[-1].splitlines()
+    assert lines[0] == "1 references" and "photo.heic was left out: HEIC" in lines[1]
+    assert lines[2].startswith("scan0.png, scan1.png, scan2.png and 9 more were left out: damaged")
+    assert "scan2.png" in caplog.text
 
 
 def test_the_host_still_checks_the_other_lists(load_node, monkeypatch):
