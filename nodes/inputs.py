@@ -1,11 +1,13 @@
 """Inputs and outputs that several nodes share, and what the core makes of them."""
 
 from dataclasses import replace
+from typing import Any
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import draw_references
+from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.host.samplers import REFUSED
 from ..seedselect_core.likeness.weights import LossWeights
 from ..seedselect_core.memory.levels import AUTOMATIC
@@ -34,6 +36,16 @@ WEIGHTS = {
     "norm_weight": "norm",
     "contrast_weight": "contrast",
 }
+
+
+def only(name: str, values: list) -> Any:
+    """The value of an input that takes one, on a node that takes lists."""
+    if len(values) != 1:
+        raise SeedSelectError(
+            f"{name}: a list of {len(values)} values came, and the node takes one. Connect a "
+            "single value, or set it on the node."
+        )
+    return values[0]
 
 
 def scene_of(graph: dict) -> Scene:

@@ -11,7 +11,7 @@ from conftest import REPO
 CORE = REPO / "seedselect_core"
 # From the top to the ground. What stands on no floor is used by all, or uses all.
 FLOORS = ("sets", "search", "chain", "seeds", "likeness", "memory", "host")
-GROUND = ("text", "errors", "references", "requirements")
+GROUND = ("text", "errors", "pictures", "references", "requirements")
 ROOF = ("sheets", "pocket")
 LONGEST_FUNCTION = 60
 MOST_ARGUMENTS = 8

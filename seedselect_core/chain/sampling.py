@@ -36,7 +36,7 @@ def draw_references(
     empty = torch.zeros_like(samples[:1]).repeat(count, *[1] * (samples.ndim - 1))
     noise = comfy.sample.prepare_noise(empty, sampling.seed)
     drawn = sample_from_seed(model, positive, negative, Seed(noise, sampling), sampling)
-    return reference_set_from_batch(host_pictures(vae, drawn["samples"]))
+    return reference_set_from_batch(host_pictures(vae, drawn["samples"]), name="contrast_prompt")
 
 
 def sample_from_seed(

@@ -292,7 +292,7 @@ class _Making:
 
     def _subsets(self) -> list[list[int]]:
         """For each row of the next batch the references that it gets."""
-        k = len(self.scene.references.images)
+        k = len(self.scene.references)
         size = min(self.wanted.subset or k, k)
         drawn = (torch.randperm(k, generator=self.generator) for _ in range(self.batch))
         return [order[:size].tolist() for order in drawn]
