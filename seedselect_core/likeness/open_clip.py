@@ -66,6 +66,9 @@ class OpenClipEncoder:
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0..1 to the model's normalised pixels [B, 3, size, size]."""
+        return where_complete(self._preprocess, images)
+
+    def _preprocess(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images[..., :3].movedim(-1, 1)
         pixels = clamp_inward(resize_and_crop(pixels, self.size, self.crop, self.mode))
         return normalize(pixels, self.mean, self.std)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointError
 
+from ..chain.refusals import refusal
 from ..chain.unroll import Chain
 from ..errors import NoGradient, SeedSelectError
 from ..host.calls import MADE_OTHERWISE
@@ -193,10 +194,11 @@ class Search:
             self._evaluate(chain, noise, torch.arange(self.seeds))
 
     def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
-        if self.settings.optimizer == "adamw":
-            return torch.optim.AdamW([noise], self.settings.learning_rate)
         rate = self.settings.learning_rate
-        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True)
+        # To do many tensors at once is no use for one, and DirectML cannot.
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW([noise], rate, foreach=False)
+        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True, foreach=False)
 
     def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
         """One step, or none where memory runs out within it."""
@@ -315,7 +317,10 @@ class Search:
             except Exception as error:
                 fits = out_of_memory(error) and self.room.shrink(chain)
                 if not (fits or chain.recovers(error)):
-                    raise
+                    refused = refusal(error, self.suspects)
+                    if refused is None or chain.plan.level is NONE:
+                        raise
+                    self.room.without_gradient(str(refused), chain)
             # Only now, since the error held what was in the way.
             free()
             self.planned += self.done - done
