@@ -76,7 +76,7 @@ def doubts(denoising: Denoising) -> list[str]:
     found += [f"'{part}' in the graph" for part in sorted(parts)]
     found += [f"attention replaced by '{part}'" for part in sorted(foreign_attention())]
     device = unproven_device(guider.model_patcher.load_device)
-    found += [f"a gradient on {device}"] if device else []
+    found += [f"the device {device}"] if device else []
     return found + _of_the_host(guider)
 
 

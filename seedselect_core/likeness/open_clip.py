@@ -7,6 +7,7 @@ import comfy.model_patcher
 import torch
 
 from ..errors import SeedSelectError
+from ..host.devices import where_complete
 from .clamping import clamp_inward
 from .encoders import normalize, resize_and_crop
 
