@@ -29,23 +29,34 @@ _OF_THE_BUILD = re.compile(
 LONGEST = 200  # characters of PyTorch's own words
 
 
-def refusal(error: Exception, suspects: Sequence[str]) -> NoGradient | None:
-    """What ``error``, raised while a gradient was asked for, tells a user; None if no such thing.
+def refusal(
+    error: Exception, suspects: Sequence[str], differentiated: bool = True
+) -> SeedSelectError | None:
+    """What ``error`` of a run tells a user: `NoGradient` where only the gradient may be at fault.
 
     Args:
         suspects: what in the graph nobody has proven. With such, any error of PyTorch's kind may
             come of the gradient, which shows when the search goes on without.
+        differentiated: whether a gradient was asked for.
+
+    Returns:
+        None where the error is no such thing.
     """
     if isinstance(error, SeedSelectError) or not isinstance(error, RuntimeError | TypeError):
         return None
     said = str(error)
-    if _OF_THE_BUILD.search(said):
-        through = "on this device, whose build of PyTorch lacks an operation (see docs/devices.md)"
-    elif suspects or _OF_AUTOGRAD.search(said):
-        through = f"through {' and '.join(suspects) or 'this graph'}"
-    else:
+    of_the_build = _OF_THE_BUILD.search(said)
+    if not (of_the_build or suspects or _OF_AUTOGRAD.search(said)):
         return None
-    return NoGradient(f"SeedSelect: no gradient can be taken {through}: {_short(said)}.")
+    through = f"through {' and '.join(suspects) or 'this graph'}"
+    if of_the_build:
+        through = "on this device, whose build of PyTorch lacks an operation (see docs/devices.md)"
+    if differentiated:
+        return NoGradient(f"SeedSelect: no gradient can be taken {through}: {_short(said)}.")
+    return SeedSelectError(
+        f"SeedSelect: sampling failed {through}: {_short(said)}. Check that a plain KSampler draws "
+        "at these settings, and choose another sampler or model where it does not."
+    )
 
 
 def _short(said: str) -> str:

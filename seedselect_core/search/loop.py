@@ -317,9 +317,11 @@ class Search:
             except Exception as error:
                 fits = out_of_memory(error) and self.room.shrink(chain)
                 if not (fits or chain.recovers(error)):
-                    refused = refusal(error, self.suspects)
-                    if refused is None or chain.plan.level is NONE:
+                    refused = refusal(error, self.suspects, chain.plan.level is not NONE)
+                    if refused is None:
                         raise
+                    if chain.plan.level is NONE:
+                        raise refused from error
                     self.room.without_gradient(str(refused), chain)
             # Only now, since the error held what was in the way.
             free()
