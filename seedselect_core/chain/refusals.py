@@ -16,7 +16,7 @@ _OF_AUTOGRAD = re.compile(
     r"|inference tensor|backward through the graph a second time|on Tensor that requires grad"
     r"|appears to not have been used in the graph|invalid gradient at index"
     r"|derivative for .* is not implemented|does not support computing derivatives"
-    r"|is a view .* (is being |has been )?modified in-?place|autograd.engine\.cpp",
+    r"|is a view .* (is being |has been )?modified in-?place|autograd\W+engine\.cpp",
     re.IGNORECASE,
 )
 # What a build says where it has no such operation, or no such kind of number.
