@@ -235,7 +235,7 @@ def commit_of(folder: Path) -> str:
     """Of a checkout; "-" where it is none."""
     command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True)
-    lines = done.stdout.split()
+    lines = done.stdout.splitlines()
     own = done.returncode == 0 and Path(lines[0]).samefile(folder)
     return lines[1] if own else "-"
 
