@@ -132,6 +132,17 @@ def test_only_devices_that_lack_something_use_the_cpu(monkeypatch):
     assert moves == ["cpu", "cpu"]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_card_that_shall_be_deterministic_uses_the_cpu(deterministic, monkeypatch):
+    moves = []
+    monkeypatch.setattr(devices, "moved", lambda x, device: moves.append(device.type) or x)
+    monkeypatch.setattr(devices, "COMPLETE", ("cpu", "meta"))  # in the place of a card
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    for device in ("cpu", "meta"):
+        devices.where_complete(lambda x: 2 * x, torch.ones(1, 2, 2, 3, device=device))
+    assert moves == (["cpu", "meta"] if deterministic else [])
+
+
 @pytest.mark.parametrize(
     ("device", "name"),
     [("cpu", ""), ("cuda", ""), ("mps", "MPS"), ("privateuseone", "DirectML"), ("xpu", "XPU")],

@@ -3,6 +3,7 @@
 | what is done otherwise | why |
 | --- | --- |
 | pictures are turned and resized on the CPU | MPS and DirectML have no backward for it |
+| the same with ``--deterministic`` | other backwards add up in any order |
 | the gradient is checked before a search | nobody has measured it on such a device |
 
 Nothing of the host is patched.
@@ -25,7 +26,8 @@ def where_complete(
     To have a few pictures come and go costs nothing beside the model's calls.
     """
     device = images.device
-    if device.type in COMPLETE:
+    ordered = device.type == "cpu" or not torch.are_deterministic_algorithms_enabled()
+    if device.type in COMPLETE and ordered:
         return function(images)
     return moved(function(moved(images, torch.device("cpu"))), device)
 
