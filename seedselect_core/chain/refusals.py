@@ -52,15 +52,15 @@ def refusal(
     if of_the_build:
         through = "on this device, whose build of PyTorch lacks an operation (see docs/devices.md)"
     if differentiated:
-        return NoGradient(f"SeedSelect: no gradient can be taken {through}: {_short(said)}.")
+        return NoGradient(f"SeedSelect: no gradient can be taken {through}: {_short(said)}")
     return SeedSelectError(
-        f"SeedSelect: sampling failed {through}: {_short(said)}. Check that a plain KSampler draws "
+        f"SeedSelect: sampling failed {through}: {_short(said)} Check that a plain KSampler draws "
         "at these settings, and choose another sampler or model where it does not."
     )
 
 
 def _short(said: str) -> str:
-    """The first sentence, on one line."""
+    """The first sentence, on one line, with a full stop."""
     line = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     sentence = line.split(". ")[0].rstrip(".")
-    return sentence if len(sentence) <= LONGEST else sentence[: LONGEST - 3] + "..."
+    return f"{sentence}." if len(sentence) <= LONGEST else f"{sentence[:LONGEST].rstrip(' .')}..."
