@@ -18,6 +18,7 @@ TESTS = Path(__file__).resolve().parent
 VERDICTS = {
     "pack_exact": EXACT,
     "pack_decorated": EXACT,  # by no_grad, which is taken off
+    "pack_double": EXACT,
     "pack_no_grad": WITHOUT,
     "pack_inference": WITHOUT,
     "pack_elsewhere": WITHOUT,
@@ -26,6 +27,7 @@ VERDICTS = {
     "pack_numpy": WITHOUT,
     "pack_detached": REFUSED,
     "pack_data": REFUSED,
+    "pack_slope": REFUSED,
     "pack_broken": BROKEN,
     "pack_without_function": BROKEN,
     "PackObject (node)": EXACT,

@@ -406,6 +406,7 @@ class Search:
 
     def _drawn_losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
         denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
+        denoised = [latent.to(noise.dtype) for latent in denoised]  # some samplers give float64
         losses = self.objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
         if not torch.isfinite(losses.total).all():
             raise SeedSelectError(

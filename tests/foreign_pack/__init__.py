@@ -50,7 +50,7 @@ def sample_pack_detached(model, x, sigmas, extra_args=None, callback=None, disab
 
 
 def sample_pack_data(model, x, sigmas, extra_args=None, callback=None, disable=None):
-    return steps(x, model, sigmas, extra_args, lambda x, d, h: x + d.data * h)
+    return steps(x, model, sigmas, extra_args, lambda x, d, h: x.data + d * h)
 
 
 def sample_pack_inplace(model, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -64,6 +64,14 @@ def sample_pack_saved(model, x, sigmas, extra_args=None, callback=None, disable=
         return x + slope * length + 0.0 * curved
 
     return steps(x, model, sigmas, extra_args, step)
+
+
+def sample_pack_double(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    return steps(x, model, sigmas, extra_args, plain_step).double()
+
+
+def sample_pack_slope(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    return steps(x, model, sigmas, extra_args, elsewhere.along_half_the_slope)
 
 
 def sample_pack_numpy(model, x, sigmas, extra_args=None, callback=None, disable=None):
