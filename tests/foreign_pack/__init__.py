@@ -59,8 +59,8 @@ def sample_pack_inplace(model, x, sigmas, extra_args=None, callback=None, disabl
 
 def sample_pack_saved(model, x, sigmas, extra_args=None, callback=None, disable=None):
     def step(x, slope, length):
-        curved = x.exp()
-        curved += 1.0  # exp has saved it
+        curved = x.tanh()
+        curved += 1.0  # tanh has saved it
         return x + slope * length + 0.0 * curved
 
     return steps(x, model, sigmas, extra_args, step)
