@@ -12,6 +12,8 @@ differ by <w, H u>, which is about the hidden path's share of the squared motion
 gradient the chain would be no witness: what is hidden is all but orthogonal to what is seen.)
 """
 
+import math
+
 import torch
 
 from ..errors import NoGradient
@@ -76,9 +78,10 @@ def require_exact_gradient(chain: Chain, noise: torch.Tensor, what: str) -> None
     """
     error = directional_error(chain, noise)
     if not error <= LIMIT:
+        share = f"by {error:.0%}" if math.isfinite(error) else "altogether"
         raise NoGradient(
             f"SeedSelect: the gradient through {what} is wrong (it differs from a finite "
-            f"difference by {error:.0%}), since part of it hides its computation from PyTorch. "
+            f"difference {share}), since part of it hides its computation from PyTorch. "
             "Choose a sampler from KSamplerSelect, or disconnect the node that puts this on the "
             "model."
         )

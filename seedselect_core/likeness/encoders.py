@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import SeedSelectError
+from ..host.devices import where_complete
 from ..host.layers import layer_norms_keep_their_input
 from ..memory.plan import with_room
 from .clamping import clamp_inward, ordinary, with_gradient_of
@@ -72,6 +73,9 @@ class ClipVisionEncoder:
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0..1 to the model's normalised pixels [B, 3, h, w]."""
+        return where_complete(self._preprocess, images)
+
+    def _preprocess(self, images: torch.Tensor) -> torch.Tensor:
         c = self.clip_vision
         settings = {"size": c.image_size, "mean": c.image_mean, "std": c.image_std}
         flexible = c.model_type == "siglip2_vision_model"

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import SeedSelectError
+from ..host.devices import where_complete
 from ..text import printable, quoted
 from .clamping import clamp_inward
 from .encoders import normalize, resize_and_crop
@@ -75,6 +76,9 @@ class OpenClipEncoder:
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0..1 to the model's normalised pixels [B, 3, size, size]."""
+        return where_complete(self._preprocess, images)
+
+    def _preprocess(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images[..., :3].movedim(-1, 1)
         pixels = clamp_inward(resize_and_crop(pixels, self.size, self.crop, self.mode))
         return normalize(pixels, self.mean, self.std)

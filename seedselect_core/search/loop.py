@@ -19,6 +19,7 @@ import torch
 from torch.utils.checkpoint import CheckpointError
 
 from ..chain.finite import NotNumbers
+from ..chain.refusals import refusal
 from ..chain.unroll import Chain
 from ..errors import NoGradient, SeedSelectError
 from ..host.calls import MADE_OTHERWISE
@@ -203,10 +204,11 @@ class Search:
             self._evaluate(chain, noise, torch.arange(self.seeds))
 
     def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
-        if self.settings.optimizer == "adamw":
-            return torch.optim.AdamW([noise], self.settings.learning_rate)
         rate = self.settings.learning_rate
-        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True)
+        # To do many tensors at once is no use for one, and DirectML cannot.
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW([noise], rate, foreach=False)
+        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True, foreach=False)
 
     def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
         """One step, or none where memory runs out within it."""
@@ -343,7 +345,12 @@ class Search:
             except Exception as error:
                 fits = out_of_memory(error) and self.room.shrink(chain)
                 if not (fits or chain.recovers(error)):
-                    raise
+                    refused = refusal(error, self.suspects, chain.plan.level is not NONE)
+                    if refused is None:
+                        raise
+                    if chain.plan.level is NONE:
+                        raise refused from error
+                    self.room.without_gradient(str(refused), chain)
             # Only now, since the error held what was in the way.
             free()
             self.planned += self.done - done
@@ -431,6 +438,7 @@ class Search:
             denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
         except NotNumbers as error:
             raise self.nonsense(str(error), chain, noise, rows) from None
+        denoised = [latent.to(noise.dtype) for latent in denoised]  # some samplers give float64
         losses = self.objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
         if not torch.isfinite(losses.total).all():
             raise self.nonsense(

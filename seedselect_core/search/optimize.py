@@ -305,7 +305,7 @@ def _checked(
     unsettled = bool(doubted) and doubt not in callbacks.settled
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        search.room.prepare(chain, noise, search.objective)
+        search.sparing(chain, search.room.prepare, noise, search.objective)
         if (always or unsettled) and chain.plan.level is not NONE:
             if unsettled:
                 note = f"Nobody has tried {doubted}. Checking the gradient first."
