@@ -3,7 +3,7 @@
 # ComfyUI checkouts through HOSTS: make hosts HOSTS="../ComfyUI-0.30.0 ../ComfyUI-0.33.0"
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality bench-speed memory coverage hosts
+.PHONY: install demo ui test lint bench bench-quality bench-speed memory campaigns coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -22,6 +22,8 @@ bench-speed:
 	$(PYTHON) scripts/host.py bench speed $(ARGS)
 memory:
 	$(PYTHON) scripts/host.py bench memory $(ARGS)
+campaigns:
+	$(PYTHON) scripts/host.py bench campaigns $(ARGS)
 coverage:
 	$(PYTHON) scripts/host.py coverage $(ARGS)
 hosts:

@@ -32,18 +32,9 @@ import comfyui_version
 import torch
 
 import campaigns_page
-from campaigns_ledger import Found, Ledger
+from campaigns_ledger import FULL, Found, Ledger
 from quality import commit_now
 
-FULL = {
-    "references": 10_000,
-    "seeds": 10_000,
-    "inputs": 5_000,
-    "interruptions": 1_000,
-    "runs": 200,
-    "users": 100,
-    "graphs": 100,
-}
 IN_PROCESS = ("references", "seeds")
 OF_ONE_SERVER = ("runs",)
 # Seconds for one item in process; the alarm in it should ring before.
@@ -124,7 +115,7 @@ def main() -> None:
             Ledger(name).path.unlink(missing_ok=True)
         print(f"{name}: {Ledger(name).done} of {count} are done", flush=True)
         run(name, count)
-    campaigns_page.write_page({name: Ledger(name) for name in FULL}, FULL)
+    campaigns_page.write_page({name: Ledger(name) for name in FULL})
     print(campaigns_page.PAGE.read_text("utf-8"))
 
 

@@ -28,7 +28,7 @@ from campaigns_seeds import SEED_NAMES, hostile_seed, whole_seed
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "tests" / "chaos"))
 
-from chaos_watch import WATCH  # noqa: E402
+from chaos_watch import WATCH, tell_of_rust  # noqa: E402
 
 SECONDS = 20  # in which an item must be done
 PACKAGE = "seedselect_campaigns"
@@ -91,6 +91,7 @@ class Place:
         if PACKAGE not in sys.modules:
             sys.modules[PACKAGE] = types.ModuleType(PACKAGE)
             sys.modules[PACKAGE].__path__ = [str(REPO)]
+            tell_of_rust()
             WATCH.install()
 
     def node(self, module: str, name: str) -> type:

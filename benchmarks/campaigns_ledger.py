@@ -22,6 +22,15 @@ GOALS = {
     "picture": "plain picture changed",
     "growth": "not flat",
 }
+FULL = {
+    "references": 10_000,
+    "seeds": 10_000,
+    "inputs": 5_000,
+    "interruptions": 1_000,
+    "runs": 200,
+    "users": 100,
+    "graphs": 100,
+}
 MOST_DESCRIBED = 200
 WARM = 20  # runs until caches, allocator and thread pools have their size
 # The smallest thing that a run could keep is its graph or a batch of pictures: some hundred KiB, so
@@ -141,3 +150,18 @@ def unsafe(text: str) -> str | None:
     if len(text) > 4000:
         return f"a text of {len(text)} characters"
     return None
+
+
+def growth(seen: list[dict]) -> str:
+    """What grew from the runs after the first ones to the last ones, beyond its bound."""
+    warm = seen[min(WARM, len(seen) // 2) :]
+    fifth = max(1, len(warm) // 5)
+    grown = []
+    for name, most in MOST_GROWTH.items():
+        values = [one[name] for one in warm if name in one]
+        if not values:
+            continue
+        first, last = (sorted(part)[len(part) // 2] for part in (values[:fifth], values[-fifth:]))
+        if last - first > most:
+            grown.append(f"{name} from {first:.0f} to {last:.0f}")
+    return ", ".join(grown)

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from campaigns_ledger import GOALS, MOST_GROWTH, WARM, Ledger
+from campaigns_ledger import FULL, GOALS, MOST_GROWTH, WARM, Ledger
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 MOST_SHOWN = 12
@@ -74,16 +74,16 @@ To make this page again: `make campaigns`. One campaign, in part and from its be
 """
 
 
-def write_page(ledgers: dict[str, Ledger], full: dict[str, int]) -> None:
-    PAGE.write_text(page(ledgers, full), encoding="utf-8")
+def write_page(ledgers: dict[str, Ledger]) -> None:
+    PAGE.write_text(page(ledgers), encoding="utf-8")
 
 
-def page(ledgers: dict[str, Ledger], full: dict[str, int]) -> str:
+def page(ledgers: dict[str, Ledger]) -> str:
     made = {name: ledger for name, ledger in ledgers.items() if ledger.done}
     return HEAD.format(
         facts=_facts(made),
-        verdict=_verdict(made, full),
-        table=_table(made, full),
+        verdict=_verdict(made),
+        table=_table(made),
         warm=WARM,
         memory=MOST_GROWTH["memory"],
         descriptors=MOST_GROWTH["descriptors"],
@@ -115,9 +115,9 @@ def _short(value: str) -> str:
     return bare[:12] + (" and changes" if value.endswith("*") else "")
 
 
-def _verdict(made: dict[str, Ledger], full: dict[str, int]) -> str:
+def _verdict(made: dict[str, Ledger]) -> str:
     total = sum(sum(ledger.faults.values()) for ledger in made.values())
-    whole = all(name in made and made[name].done >= full[name] for name in full)
+    whole = all(name in made and made[name].done >= FULL[name] for name in FULL)
     goal = "The goal is 0 in every column"
     if total == 0:
         return f"{goal}: **met**." if whole else f"{goal}. So far it is met; not all was made yet."
@@ -129,12 +129,12 @@ def _lines(head: tuple, rows: list[tuple]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
 
 
-def _table(made: dict[str, Ledger], full: dict[str, int]) -> str:
+def _table(made: dict[str, Ledger]) -> str:
     rows = []
     for name, ledger in made.items():
         number = f"{ledger.made:,}"
-        if ledger.done < full[name]:
-            number = f"{ledger.done:,} of {full[name]:,}"
+        if ledger.done < FULL[name]:
+            number = f"{ledger.done:,} of {FULL[name]:,}"
         counts = ["" if key in BLIND[name] else f"{ledger.faults[key]:,}" for key in GOALS]
         rows.append((TITLES[name], number, *counts))
     return _lines(("campaign", "made", *GOALS.values()), rows)

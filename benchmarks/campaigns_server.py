@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from campaigns_ledger import MOST_GROWTH, WARM, Found
+from campaigns_ledger import Found, growth
 from campaigns_live import (
     REPO,
     Ended,
@@ -41,8 +41,11 @@ from comfy_client import ComfyClient
 
 
 @contextlib.contextmanager
-def live() -> Iterator[Live]:
-    """A server of its own, with what the prompts load."""
+def live(running: Live | None = None) -> Iterator[Live]:
+    """The server that runs, or one of its own, with what the prompts load."""
+    if running is not None:
+        yield running
+        return
     with tempfile.TemporaryDirectory(prefix="seedselect-campaign-") as folder:
         base = Path(folder).resolve()
         for name in ("input", "models/clip_vision"):
@@ -117,10 +120,7 @@ def bases() -> dict[str, tuple[dict, str]]:
         "SeedSelectInvertImage": (pocket() | invert(), "opt"),
         "SeedSelectSampleFromSeed": (pocket() | sampled(), "opt"),
         "SeedSelectLoadSeed": (read | {"end": ("PreviewAny", {"source": ["seed", 0]})}, "seed"),
-        "SeedSelectSaveSeed": (
-            read | {"opt": ("SeedSelectSaveSeed", {"seed": ["seed", 0]})},
-            "opt",
-        ),
+        "SeedSelectSaveSeed": (read | saved, "opt"),
         "SeedSelectSeedToNoise": (pocket() | custom, "opt"),
         "SeedSelectSeedCentroid": (
             read | shown | {"opt": ("SeedSelectSeedCentroid", {"seed": ["seed", 0]})},
@@ -192,9 +192,9 @@ def number_of_inputs(found: dict[tuple[str, str], list]) -> Callable[[int], list
     return item
 
 
-def inputs(start: int, stop: int) -> Iterator[Found]:
+def inputs(start: int, stop: int, running: Live | None = None) -> Iterator[Found]:
     """API inputs at and past their bounds, of every node."""
-    with live() as running:
+    with live(running) as running:
         item = number_of_inputs(pools(running.info))
         for n in range(start, stop):
             changes = item(n)
@@ -291,14 +291,15 @@ class Interruption:
         return running.complete(pocket() | armed | make("arm", **self.changes))
 
 
-def interruptions(start: int, stop: int) -> Iterator[Found]:
+def interruptions(start: int, stop: int, running: Live | None = None) -> Iterator[Found]:
     """Cancel, errors, no memory, no numbers, no disk, signals; then the plain prompt."""
-    with live() as running:
+    with live(running) as running:
         for n in range(start, stop):
-            yield _interrupted(running, Interruption.number(n))
+            yield interrupted(running, Interruption.number(n))
 
 
-def _interrupted(running: Live, what: Interruption) -> Found:
+def interrupted(running: Live, what: Interruption) -> Found:
+    """Interrupt one prompt, and see what that left behind."""
     before = set(running.seed_files())
     killed = what.kind.startswith("SIG")
     stop = functools.partial(_stop, running, what.kind)
@@ -387,9 +388,9 @@ def _not_offered(running: Live, fresh: list[Path]) -> str | None:
 # ---------------------------------------------------------------- many runs
 
 
-def runs(start: int, stop: int) -> Iterator[Found]:
+def runs(start: int, stop: int, running: Live | None = None) -> Iterator[Found]:
     """Runs in one server; that memory, descriptors and files are flat is told with the last."""
-    with live() as running:
+    with live(running) as running:
         nodes = pocket() | search()
         # Pictures that the host takes for new, so that every node runs each time.
         nodes["again"] = ("ChaosFresh", {"value": ["letters", 0]})
@@ -403,21 +404,6 @@ def runs(start: int, stop: int) -> Iterator[Found]:
                 found.faults.add("growth")
                 found.what = grown
             yield found
-
-
-def growth(seen: list[dict]) -> str:
-    """What grew from the runs after the first ones to the last ones, beyond its bound."""
-    warm = seen[min(WARM, len(seen) // 2) :]
-    fifth = max(1, len(warm) // 5)
-    grown = []
-    for name, most in MOST_GROWTH.items():
-        values = [one[name] for one in warm if name in one]
-        if not values:
-            continue
-        first, last = (sorted(part)[len(part) // 2] for part in (values[:fifth], values[-fifth:]))
-        if last - first > most:
-            grown.append(f"{name} from {first:.0f} to {last:.0f}")
-    return ", ".join(grown)
 
 
 # ---------------------------------------------------------------- two users
@@ -459,9 +445,9 @@ def _picture(ended: Ended) -> str:
     return json.loads(seen[0]).get("picture", "")
 
 
-def users(start: int, stop: int) -> Iterator[Found]:
+def users(start: int, stop: int, running: Live | None = None) -> Iterator[Found]:
     """Pairs of prompts that two users queue at a time; each must get what it gets when alone."""
-    with live() as running:
+    with live(running) as running:
         clients = [ComfyClient(running.server.url) for _ in range(2)]
         alone = {}
         for n in range(start, stop):
@@ -502,9 +488,9 @@ def _together(running: Live, clients: list[ComfyClient], prompts: list[dict]) ->
 # ---------------------------------------------------------------- damaged graphs
 
 
-def graphs(start: int, stop: int) -> Iterator[Found]:
+def graphs(start: int, stop: int, running: Live | None = None) -> Iterator[Found]:
     """Graphs of the workflows that ship, with nodes and links missing, crossed or made up."""
-    with live() as running:
+    with live(running) as running:
         whole = [
             shipped(path, running) for path in sorted((REPO / "workflows").glob("pocket*.json"))
         ]

@@ -96,21 +96,16 @@ def _within(path: str, folders: Iterable[str]) -> bool:
 
 def _python() -> list[str]:
     """Where Python, its packages and the system's own tables are."""
-    places = [
-        sys.prefix,
-        sys.base_prefix,
-        *sysconfig.get_paths().values(),
-        os.path.dirname(os.__file__),
-    ]
-    return [*places, "/proc", "/sys", "/dev", "/etc", "/usr/lib", "/usr/share", "/lib"]
+    tables = ("mime.types", "localtime", "hosts", "resolv.conf", "nsswitch.conf", "ssl", "fonts")
+    places = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)]
+    places += [*sysconfig.get_paths().values(), *(f"/etc/{name}" for name in tables)]
+    return [*places, "/proc", "/sys", "/dev", "/usr/lib", "/usr/share", "/lib"]
 
 
 def _caches() -> list[str]:
     """Where PyTorch writes what it has compiled, and where a process may always write."""
     home = os.path.expanduser("~")
-    found = [
-        os.path.join(home, name) for name in (".cache/torch", ".triton", ".cache/torch_extensions")
-    ]
+    found = [os.path.join(home, name) for name in (".cache/torch", ".triton")]
     user = os.environ.get("USER", "root")
     return [*found, os.path.join(tempfile.gettempdir(), f"torchinductor_{user}"), os.devnull]
 
