@@ -36,6 +36,8 @@ WARM = 20  # runs until caches, allocator and thread pools have their size
 # The smallest thing that a run could keep is its graph or a batch of pictures: some hundred KiB, so
 # in 180 runs tens of MiB. Repeated runs of a process that keeps nothing differ by a few.
 MOST_GROWTH = {"memory": 24.0, "descriptors": 4, "temp files": 4, "output files": 4}
+# A signal that kills leaves no time to write: a better seed may be so old before it is on the disk.
+SECONDS_TO_WRITE = 5
 LONGEST = 240
 
 

@@ -99,6 +99,8 @@ class Live:
         self.client = ComfyClient(self.server.url)
         self.info = self.client.get("object_info")
         seen = self.look()  # the watch on files begins with it
+        if not seen:
+            raise RuntimeError("the plain prompt does not end in a fresh server")
         self.before = self.before or seen
         self.temp = seen["temp folder"]
 
@@ -107,11 +109,11 @@ class Live:
         prompt = {}
         for key, (kind, inputs) in nodes.items():
             given = dict(inputs)
-            for name, (options, *more) in self.info[kind]["input"].get("required", {}).items():
-                if name not in given and more and "default" in more[0]:
-                    given[name] = more[0]["default"]
-                elif name not in given and isinstance(options, list) and options:
-                    given[name] = options[0]
+            for name, (sort, *more) in self.info[kind]["input"].get("required", {}).items():
+                options = more[0] if more else {}
+                choices = sort if isinstance(sort, list) else options.get("options", [])
+                for value in [options["default"]] if "default" in options else choices[:1]:
+                    given.setdefault(name, value)
             prompt[key] = {"class_type": kind, "inputs": given}
         return prompt
 

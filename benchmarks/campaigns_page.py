@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from campaigns_ledger import FULL, GOALS, MOST_GROWTH, WARM, Ledger
+from campaigns_ledger import FULL, GOALS, MOST_GROWTH, SECONDS_TO_WRITE, WARM, Ledger
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 MOST_SHOWN = 12
@@ -22,7 +22,7 @@ BLIND = {
     "references": ("lost", "weights", "picture", "growth"),
     "seeds": ("lost", "weights", "picture", "growth"),
     "inputs": ("lost", "growth"),
-    "interruptions": ("growth",),
+    "interruptions": (),
     "runs": ("lost",),
     "users": ("lost", "growth"),
     "graphs": ("lost", "growth"),
@@ -44,8 +44,8 @@ row says how many of how many were made; the same command goes on.
 - **hung**: an item in process took over 20 s; a prompt, or the plain one after it, did not end
   within a minute of its Cancel; or the server died of it.
 - **lost**: a run of Optimize or of Optimize (Advanced) was stopped, and no seed file holds a
-  likeness that it told of in its last two improvements (after SIGTERM and SIGKILL: in the last two
-  that were told 10 s before); or Load Seed does not offer that file.
+  likeness that it told of in its last two iterations (after SIGTERM and SIGKILL: in the last two
+  that it had told of {seconds} s before); or Load Seed does not offer that file.
 - **raw errors**: an error of this pack that is not one of its own sentences, or a text of any kind
   that cannot be shown or logged as it is: with a lone surrogate, with control characters, or with
   over 4,000 characters. An error that a test raised inside a layer may be told as it is.
@@ -59,6 +59,7 @@ row says how many of how many were made; the same command goes on.
 - **not flat**: memory, descriptors or files in temp and output grew from the runs after the
   {warm}th to the last ones: over {memory:.0f} MiB, {descriptors} descriptors or {files} files. A
   run that kept its graph or its pictures would leave some hundred KiB, so tens of MiB in all.
+  Of interruptions: a run ended well and left an unfinished seed.
 
 ## How the items ended
 
@@ -85,6 +86,7 @@ def page(ledgers: dict[str, Ledger]) -> str:
         verdict=_verdict(made),
         table=_table(made),
         warm=WARM,
+        seconds=SECONDS_TO_WRITE,
         memory=MOST_GROWTH["memory"],
         descriptors=MOST_GROWTH["descriptors"],
         files=MOST_GROWTH["temp files"],
@@ -121,7 +123,7 @@ def _verdict(made: dict[str, Ledger]) -> str:
     goal = "The goal is 0 in every column"
     if total == 0:
         return f"{goal}: **met**." if whole else f"{goal}. So far it is met; not all was made yet."
-    return f"{goal}: **not met**, {total} faults were counted."
+    return f"{goal}: **not met**, {total} in all."
 
 
 def _lines(head: tuple, rows: list[tuple]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from campaigns_ledger import Found, growth
+from campaigns_ledger import SECONDS_TO_WRITE, Found, growth
 from campaigns_live import (
     REPO,
     Ended,
@@ -199,26 +199,25 @@ def inputs(start: int, stop: int, running: Live | None = None) -> Iterator[Found
         for n in range(start, stop):
             changes = item(n)
             words = "; ".join(f"{k}.{name} = {ascii(value)[:50]}" for k, name, value in changes)
-            ended = running.run(running.complete(_changed(changes)))
-            yield told(running, words, ended)
+            yield told(running, words, running.run(_changed(running, changes)))
 
 
-def _changed(changes: list) -> dict:
-    """The graph of a node with some of its inputs changed."""
+def _changed(running: Live, changes: list) -> dict:
+    """A prompt that works, but for some inputs of one node."""
     nodes, key = bases()[changes[0][0]]
-    nodes = {name: (kind, dict(given)) for name, (kind, given) in nodes.items()}
-    given = nodes[key][1]
+    prompt = running.complete(pocket() | nodes)
+    given = prompt[key]["inputs"]
     for number, (_, name, value) in enumerate(changes):
         if value == MISSING:
-            nodes[key][1].pop(name, None)
+            given.pop(name, None)
         elif isinstance(value, tuple):
             maker, argument = value
             link = {"value": argument} if maker == "ChaosValue" else {"image": LINKS["IMAGE"]}
-            nodes[f"hostile {number}"] = (maker, link)
+            prompt[f"hostile {number}"] = {"class_type": maker, "inputs": link}
             given[name] = [f"hostile {number}", 0]
         else:
             given[name] = value
-    return pocket() | nodes
+    return prompt
 
 
 # ---------------------------------------------------------------- interruptions
@@ -246,8 +245,9 @@ INTERRUPTED = {
     "sample": (sampled, 1),
 }
 KEEPERS = ("opt", "advanced")  # whose best seed so far must not be lost
-# A signal that kills leaves no time to write: a better seed may be so old before it is on the disk.
-SECONDS_TO_WRITE = 10
+
+
+ENDLESS = {"iterations": 10_000, "target": 0.0}
 
 
 @dataclass
@@ -274,7 +274,10 @@ class Interruption:
         if node in KEEPERS:
             changes = {"iterations": rng.choice([4, 12, 40]), "candidates": rng.choice([1, 3])}
             changes["views"] = rng.choice([1, 2])
-        return cls(node, kind, part, call, rng.random() < 0.3, rng.uniform(0, 2.5), changes)
+            if kind.startswith("SIG"):
+                changes |= ENDLESS
+        moment = rng.uniform(*((1, 12) if kind.startswith("SIG") else (0, 2.5)))
+        return cls(node, kind, part, call, rng.random() < 0.3, moment, changes)
 
     def words(self) -> str:
         return f"{self.kind} in {self.node}, {self.part} call {self.call} lasting {self.lasting}"
@@ -327,6 +330,9 @@ def interrupted(running: Live, what: Interruption) -> Found:
         if why:
             found.faults.add("lost")
             found.what += f" LOST: {why}"
+    if fresh and ended.was == "accepted":
+        found.faults.add("growth")
+        found.what += f" it ended well and left {fresh[0].name}"
     for path in fresh:
         path.unlink(missing_ok=True)
     return found
@@ -499,12 +505,14 @@ def graphs(start: int, stop: int, running: Live | None = None) -> Iterator[Found
             prompt = json.loads(json.dumps(rng.choice(whole)))
             done = [rng.choice(HARM) for _ in range(rng.choice([1, 1, 2, 3]))]
             for harm in done:
-                with contextlib.suppress(TypeError, KeyError, AttributeError):
+                with contextlib.suppress(*SENSELESS):
                     harm(rng, prompt)
             words = " ".join(harm.__name__.strip("_") for harm in done)
             yield told(running, words, running.run(prompt))
 
 
+# What harm raises where nothing is left that it could be done to.
+SENSELESS = (LookupError, TypeError, ValueError, AttributeError, StopIteration)
 SHORTENED = {"steps": 2, "iterations": 1, "candidates": 1, "count": 2, "views": 1, "points": 2}
 
 
