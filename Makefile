@@ -4,7 +4,7 @@
 # Other node packs through PACKS: make hosts PACKS="../RES4LYF" HOSTS=../ComfyUI-0.30.0
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality bench-speed memory coverage hosts
+.PHONY: install demo ui test lint bench bench-quality bench-speed memory campaigns coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -23,6 +23,8 @@ bench-speed:
 	$(PYTHON) scripts/host.py bench speed $(ARGS)
 memory:
 	$(PYTHON) scripts/host.py bench memory $(ARGS)
+campaigns:
+	$(PYTHON) scripts/host.py bench campaigns $(ARGS)
 coverage:
 	$(PYTHON) scripts/host.py coverage $(ARGS)
 hosts:
