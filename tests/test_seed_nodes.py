@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import tiny
-from seedselect_core.seeds.seed import SamplingSettings, Seed, load_seed
 
-SAMPLING = SamplingSettings(steps=3, cfg=3.0, sampler_name="euler", scheduler="normal", seed=5)
+NOISE = tiny.normal(1, 4, 8, 16)
 LONG_AGO = 10**18
 
 
@@ -24,8 +23,9 @@ def module(nodes, tmp_path, monkeypatch):
     return nodes("seeds")
 
 
-def seed() -> Seed:
-    return Seed(tiny.normal(1, 4, 8, 16), SAMPLING)
+@pytest.fixture
+def seed(module, nodes):
+    return module.Seed(NOISE, nodes("inputs").SamplingSettings(3, 3.0, "euler", "normal", 5))
 
 
 def settled(root: Path) -> None:
@@ -93,16 +93,16 @@ def test_hidden_files_links_and_folders_that_are_gone(module, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="names are not bytes there")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\x1b[2J", b"a\n[ERROR] b", "\u202eab".encode()])
-def test_a_file_whose_name_cannot_be_shown_is_listed_and_loaded(module, tmp_path, name):
+def test_a_file_whose_name_cannot_be_shown_is_listed_and_loaded(module, seed, tmp_path, name):
     path = tmp_path / "input" / (os.fsdecode(name) + ".seed.safetensors")
-    seed().save(tmp_path / "plain")
+    seed.save(tmp_path / "plain")
     (tmp_path / "plain").rename(path)
     (shown,) = module.seed_files()
     assert shown.isprintable() and module.LoadSeed.validate_inputs(shown) is True
     assert module.resolve_seed_file(shown) == path
     assert module.resolve_seed_file(f"[input] {path.name}") == path
     (loaded,) = tiny.run_node(module.LoadSeed, seed_file=shown).args
-    assert torch.equal(loaded.noise, seed().noise)
+    assert torch.equal(loaded.noise, NOISE)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ PROMPT = {
         ("größe 日本", "größe 日本"),
     ],
 )
-def test_a_prefix_becomes_a_legal_name(module, tmp_path, prefix, name):
-    path = module.save_numbered(seed(), prefix, PROMPT)
+def test_a_prefix_becomes_a_legal_name(module, seed, tmp_path, prefix, name):
+    path = module.save_numbered(seed, prefix, PROMPT)
     relative = path.relative_to(tmp_path / "output").as_posix()
     assert relative == f"{name}_00001_.seed.safetensors"
-    assert torch.equal(load_seed(path).noise, seed().noise)
-    assert module.save_numbered(seed(), prefix, PROMPT).name.endswith("_00002_.seed.safetensors")
+    assert torch.equal(module.load_seed(path).noise, NOISE)
+    assert module.save_numbered(seed, prefix, PROMPT).name.endswith("_00002_.seed.safetensors")
     assert len(module.seed_files()) == 2
 
 
@@ -178,14 +178,14 @@ def test_dates_as_in_save_image(nodes, monkeypatch):
         "%date:yyyy-MM-dd%": "2026-03-04",
         "%date:yy/M/d%": "26/3/4",
         "%date:hh:mm:ss%_%date:h-m-s%": "05_06_07_5-6-7",
-        "%date:%": "%date_%",
+        "%date:%": "SeedSelect",
         "x%date:yyyyMMddhhmmss%y": "x20260304050607y",
     }.items():
         assert prefix.file_prefix(text) == name
 
 
-def test_the_hosts_own_codes(module, tmp_path):
-    path = module.save_numbered(seed(), "%year%-%width%x%height%")
+def test_the_hosts_own_codes(module, seed, tmp_path):
+    path = module.save_numbered(seed, "%year%-%width%x%height%")
     assert re.fullmatch(r"\d{4}-128x64_00001_\.seed\.safetensors", path.name)
 
 
@@ -196,26 +196,26 @@ def test_the_hosts_own_codes(module, tmp_path):
         *((p, "is too long") for p in ("x" * 201, f"a/{'é' * 101}/b", "x" * 2**20)),
     ],
 )
-def test_a_prefix_that_is_no_name_is_refused_before_the_run(module, tmp_path, prefix, told):
+def test_a_prefix_that_is_no_name_is_refused_before_the_run(module, seed, tmp_path, prefix, told):
     refusal = module.SaveSeed.validate_inputs(prefix)
     assert refusal.startswith("filename_prefix: ") and told in refusal and len(refusal) <= 2000
     with pytest.raises(ValueError, match=f"^filename_prefix: .*{told}"):
-        tiny.run_node(module.SaveSeed, seed=seed(), filename_prefix=prefix)
+        tiny.run_node(module.SaveSeed, seed=seed, filename_prefix=prefix)
     assert list((tmp_path / "output").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "output"]
 
 
-def test_a_place_that_cannot_be_written_to_is_told_in_words(module, tmp_path):
+def test_a_place_that_cannot_be_written_to_is_told_in_words(module, seed, tmp_path):
     (tmp_path / "output" / "taken").touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "output" / "link").symlink_to(tmp_path / "elsewhere")
     for prefix in ("taken/x", "link/x", "/".join(["x" * 200] * 30)):
         with pytest.raises(ValueError, match=r"^filename_prefix: the seed cannot be") as e:
-            tiny.run_node(module.SaveSeed, seed=seed(), filename_prefix=prefix)
+            tiny.run_node(module.SaveSeed, seed=seed, filename_prefix=prefix)
         assert str(e.value).isprintable()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_saving_says_where(module):
-    output = tiny.run_node(module.SaveSeed, seed=seed(), filename_prefix="a\x1b/b\n%KSampler.seed%")
+def test_saving_says_where(module, seed):
+    output = tiny.run_node(module.SaveSeed, seed=seed, filename_prefix="a\x1b/b\n%KSampler.seed%")
     assert output.ui.as_dict()["text"] == ("Saved b_%KSampler.seed%_00001_.seed.safetensors",)
