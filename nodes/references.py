@@ -21,6 +21,7 @@ from ..seedselect_core.references import (
     parse_color,
     reference_set_from_batch,
     resolve_folder,
+    stamp,
 )
 from ..seedselect_core.text import printable, printable_lines
 from .folders import below
@@ -185,9 +186,8 @@ class LoadReferenceSet(io.ComfyNode):
             if name == NO_FOLDER:
                 continue
             for path in list_image_files(_resolve(name)):
-                stat = path.stat()
                 digest.update(os.fsencode(path.name))
-                digest.update(f"\0{stat.st_mtime_ns}\0{stat.st_size}\0".encode())
+                digest.update(f"\0{stamp(path)}\0".encode())
         return digest.hexdigest()
 
     @classmethod

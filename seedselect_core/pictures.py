@@ -177,10 +177,11 @@ def _load(source: Path | io.BytesIO, notes: list[str]) -> Image.Image:
 
 def _png_pixels(path: Path) -> bytes | None:
     """A PNG's own bytes without all that is beside its pixels; None if it is no PNG."""
-    data = path.read_bytes()
     head = b"\x89PNG\r\n\x1a\n"
-    if not data.startswith(head):
-        return None
+    with path.open("rb") as file:
+        if file.read(len(head)) != head:
+            return None
+    data = path.read_bytes()
     kept = [head]
     place = len(head)
     while place < len(data):
@@ -285,11 +286,14 @@ def _why(path: Path, error: Exception) -> str:
         return "empty. Copy it here again."
     if isinstance(error, Image.DecompressionBombError):
         return "its pixels are too many. Save it smaller."
+    if isinstance(error, MemoryError):
+        return "too large for the free memory. Save it smaller."
     kind = _kind_of(head)
-    if kind is not None:
+    readers = {name: reader for name, reader, _ in _KINDS}
+    if kind is not None and readers.get(kind) not in Image.OPEN:
         return _cannot(kind)
     if isinstance(error, UnidentifiedImageError):
-        return refusal(path) or (f"damaged, or no picture of a kind that can be read. {_REMEDY}")
+        return refusal(path) or f"damaged, or no picture of a kind that can be read. {_REMEDY}"
     return f"damaged ({error}). Copy it here again, or save as PNG or JPEG."
 
 

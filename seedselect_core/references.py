@@ -316,7 +316,7 @@ def load_reference_folder(
     resolved = resolve_folder(folder, allowed_roots)
     files = list_image_files(resolved)
     if order == "newest":
-        files.sort(key=_changed, reverse=True)
+        files.sort(key=lambda path: stamp(path) or (0, 0), reverse=True)
     elif order == "random":
         random.Random(seed).shuffle(files)
 
@@ -344,31 +344,18 @@ def load_reference_folder(
     return ReferenceSet(tuple(pictures), crop, background), warnings
 
 
-def reference_file(path: Path) -> Picture:
-    """The picture of one file, which `read_pixels` can read."""
-    return Picture(path.name, partial(_read_again, path, _stamp(path)))
-
-
 def _file(path: Path, allowed_roots: Sequence[str | Path] | None) -> tuple[Picture, list[str]]:
     """A file that was read to its end, and notes on it; `SeedSelectError` says why not."""
-    try:
-        real = path.resolve()
-        if allowed_roots is not None and not _within(real, allowed_roots):
-            raise SeedSelectError("a link that leads out of ComfyUI's input directory.")
-        picture = reference_file(real)
-    except OSError as error:
-        raise SeedSelectError(f"not to be opened ({error.strerror}).") from None
-    notes = read_pixels(real)[1]
-    return Picture(path.name, picture.read), notes
+    real = path.resolve()
+    if allowed_roots is not None and not _within(real, allowed_roots):
+        raise SeedSelectError("a link that leads out of ComfyUI's input directory.")
+    picture = Picture(path.name, partial(_read_again, real, stamp(real)))
+    return picture, read_pixels(real)[1]
 
 
-def _read_again(path: Path, stamp: tuple[int, int]) -> torch.Tensor:
+def _read_again(path: Path, before: tuple[int, int] | None) -> torch.Tensor:
     """The pixels of a file that has been read before."""
-    try:
-        unchanged = _stamp(path) == stamp
-    except OSError:
-        unchanged = False
-    if not unchanged:
+    if stamp(path) != before:
         raise SeedSelectError(
             f"references: '{path.name}' was changed or taken away since it was loaded. Queue the "
             "prompt again; while it runs, leave its reference files alone."
@@ -379,18 +366,13 @@ def _read_again(path: Path, stamp: tuple[int, int]) -> torch.Tensor:
         raise SeedSelectError(f"references: '{path.name}': {error}") from None
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Tells whether a file was changed."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-def _changed(path: Path) -> int:
-    """When a file was last changed; one that is gone meanwhile comes last."""
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What changes whenever a file does; None if it is gone."""
     try:
-        return path.stat().st_mtime_ns
+        status = path.stat()
     except OSError:
-        return 0
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _left_out(names: list[str], reason: str) -> str:

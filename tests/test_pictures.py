@@ -530,6 +530,9 @@ def test_avif_is_named_where_pillow_lacks_it(tmp_path, monkeypatch):
     path = tmp_path / "a.avif"
     Image.new("RGB", (16, 16)).save(path)
     assert read_pixels(path)[0].shape == (16, 16, 3)
+    (tmp_path / "cut.avif").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SeedSelectError, match="damaged"):
+        read_pixels(tmp_path / "cut.avif")
     monkeypatch.delitem(Image.OPEN, "AVIF")
     with pytest.raises(SeedSelectError, match="AVIF, which cannot be read here"):
         read_pixels(path)

@@ -17,7 +17,6 @@ from ..likeness.losses import semantic_loss
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets
 from ..likeness.views import apply_views
-from ..references import ReferenceSet
 
 _PRECISION = "Half precision may be too coarse for it: start ComfyUI with"
 
@@ -33,29 +32,19 @@ def require_latent(latent: dict) -> None:
             )
 
 
-def require_targets(targets: Targets, sets: dict[str, ReferenceSet | None]) -> None:
+def require_targets(targets: Targets) -> None:
     """Raise `SeedSelectError` where the references' embeddings or latents are not numbers.
 
-    Args:
-        sets: the pictures that the targets were made of, by the names of their inputs.
+    The pictures are: that is asked where a set of them is made.
     """
     embedded = [targets.embeddings, targets.semantic]
     embedded += [] if targets.contrast is None else [targets.contrast]
-    encoded = is_finite(targets.latents)
-    if encoded and all(map(is_finite, embedded)):
-        return
-    for name, pictures in sets.items():
-        for n, image in enumerate([] if pictures is None else pictures.images):
-            if not is_finite(image):
-                raise SeedSelectError(
-                    f"{name}: picture {n + 1} holds values that are not numbers. Leave it out, or "
-                    "save it with 8 bits."
-                )
     if not all(map(is_finite, embedded)):
         raise SeedSelectError(_encoder("what it gives for the references is"))
-    raise SeedSelectError(
-        f"vae: what it makes of the references is not a number. {_PRECISION} --fp32-vae."
-    )
+    if not is_finite(targets.latents):
+        raise SeedSelectError(
+            f"vae: what it makes of the references is not a number. {_PRECISION} --fp32-vae."
+        )
 
 
 def _encoder(what: str) -> str:

@@ -271,7 +271,7 @@ def _targets(
         where="encoding the references",
         remedy="Lower limit in 'Load Reference Set', views, or the size of 'Empty Latent Image'.",
     )
-    require_targets(targets, {"references": scene.references, "contrast": contrast})
+    require_targets(targets)
     return targets
 
 
