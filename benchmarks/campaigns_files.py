@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,7 +106,8 @@ class Place:
         before = {name: getattr(folder_paths, f"{name}_directory") for name in names}
         screen = getattr(host_server.PromptServer, "instance", None)
         host_server.PromptServer.instance = self.shown
-        logging.getLogger().addHandler(self.shown)
+        log = logging.getLogger()
+        handlers, log.handlers = log.handlers, [self.shown]
         WATCH.allow(
             [str(REPO), os.path.dirname(folder_paths.__file__), str(self.input)],
             [str(self.root / "output"), str(self.root / "temp")],
@@ -113,12 +115,14 @@ class Place:
         try:
             for name in names:
                 setattr(folder_paths, f"{name}_directory", str(self.root / name))
-            yield self
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's own, of damaged files
+                yield self
         finally:
             for name, folder in before.items():
                 setattr(folder_paths, f"{name}_directory", folder)
             host_server.PromptServer.instance = screen
-            logging.getLogger().removeHandler(self.shown)
+            log.handlers = handlers
             shutil.rmtree(os.fsencode(self.root), ignore_errors=True)
 
     def clean(self) -> None:
@@ -200,7 +204,7 @@ def _reference(place: Place, node: type, rng: random.Random) -> Found:
     if rng.random() < 0.3:
         (inside / "readable.png").write_bytes(PICTURE)
     if rng.random() < 0.1:
-        item = "a link that leads out"
+        item += ", beside links that lead out"
         with contextlib.suppress(OSError):
             os.symlink(place.outside / "secret.png", inside / "link.png")
             os.symlink(place.outside, inside / "folder.png")

@@ -311,7 +311,8 @@ def interrupted(running: Live, what: Interruption) -> Found:
         timer.start()
     ended = running.run(what.prompt(running), going=20)
     timer.cancel()
-    timer.join()
+    if timer.is_alive():
+        timer.join()
     if killed and running.server.process.poll() is None:
         stop()  # the run was over before
     if killed:
