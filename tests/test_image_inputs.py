@@ -71,8 +71,19 @@ def run(node, **lists) -> list:
         return [output.args for output in asyncio.run(made)]
 
 
+@pytest.fixture(scope="module")
+def models() -> dict:
+    return {
+        "model": tiny.model("V_PREDICTION"),
+        "positive": tiny.conditioning(1),
+        "negative": tiny.conditioning(2),
+        "vae": tiny.vae(),
+        "clip_vision": tiny.clip_vision(),
+    }
+
+
 @pytest.fixture
-def pack(nodes, tmp_path, monkeypatch):
+def pack(nodes, models, tmp_path, monkeypatch):
     """The pack's nodes by their ids, and what each needs beside its pictures."""
     import server
 
@@ -84,19 +95,14 @@ def pack(nodes, tmp_path, monkeypatch):
     # The pack's own classes, under the name that the host would have loaded them by.
     theirs = found["SeedSelectLoadReferenceSet"].execute.__func__.__globals__
     sampling = {"steps": 2, "cfg": 1.0, "sampler_name": "ddim", "scheduler": "normal"}
-    graph = {
-        "model": tiny.model("V_PREDICTION"),
-        "positive": tiny.conditioning(1),
-        "negative": tiny.conditioning(2),
-        "vae": tiny.vae(),
-    }
+    graph = {name: models[name] for name in ("model", "positive", "negative", "vae")}
     folder = {"folder": "(none)", "limit": 5, "order": "name", "seed": 0}
     inputs = {
         "SeedSelectLoadReferenceSet": folder | {"crop": "center", "background": "#FFFFFF"},
         "SeedSelectInvertImage": graph | sampling | {"refinements": 2},
         "SeedSelectDiversityReport": {
             "references": theirs["reference_set_from_batch"](pictures(count=6)),
-            "clip_vision": tiny.clip_vision(),
+            "clip_vision": models["clip_vision"],
             "bins": 2,
             "generated": pictures(),
         },

@@ -256,7 +256,7 @@ PNGS = {
             on_white(shown(d), np.where(level(d) == key, 0, 255)[..., None]),
         )
         for d in (1, 2, 4, 8, 16)
-        for key in (int(level(d)[0, 1]),)
+        for key in (int(level(d)[0, 2]),)
     },
     "RGB": (png(4, 1, 2, 8, rows_of(COLORS)), COLORS),
     "RGB, 16 bits": (png(4, 1, 2, 16, b"\0" + deep(COLORS, ">u2")), COLORS),
