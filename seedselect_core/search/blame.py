@@ -13,7 +13,7 @@ from ..chain.finite import NotNumbers, is_finite
 from ..chain.unroll import Chain
 from ..errors import SeedSelectError
 from ..host.session import OrdinaryViews
-from ..likeness.losses import semantic_loss
+from ..likeness.losses import norm_prior, semantic_loss
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets
 from ..likeness.views import apply_views
@@ -80,7 +80,7 @@ def blame(
 
 
 def _asked(vae: str, chain: Chain, objective: Objective, noise, rows, backward: bool) -> str:
-    if not is_finite(noise):
+    if not is_finite(norm_prior(noise)):
         return (
             "learning_rate: a step took the noise beyond all numbers. Lower it, or set clip_norm "
             "to 1."
@@ -132,8 +132,6 @@ def _picture(vae: str, objective: Objective, latent, aim, backward: bool) -> str
 
 def _weighed(losses, backward: bool) -> str:
     """What is left where all parts of the picture are numbers."""
-    if not is_finite(losses.norm):
-        return "learning_rate: the noise has grown beyond all numbers. Lower it."
     if not is_finite(losses.total):
         return (
             "semantic_weight, appearance_weight, norm_weight, contrast_weight: the loss is beyond "
