@@ -74,8 +74,17 @@ def without_kernel(device: str) -> frozenset[str]:
     )
 
 
+# Steps that only the CPU takes within an operation that others do in one, or by other steps.
+OF_THE_CPU = frozenset(
+    {
+        "_fused_sdp_choice",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    }
+)
 # PyTorch puts these in from Python where it is built for MPS.
-MPS = without_kernel("MPS") - {"native_group_norm", "native_group_norm_backward"}
+OF_PYTHON = frozenset({"native_group_norm", "native_group_norm_backward"})
+MPS = without_kernel("MPS") - OF_THE_CPU - OF_PYTHON
 
 BUILDS = {
     "MPS": Lacking("mps", MPS, border=True),
@@ -183,6 +192,12 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
     with monkeypatch.context() as patch:
         if build.lacking.device not in devices.COMPLETE:
             patch.setattr(devices, "COMPLETE", ())
+        if build.lacking.device == "privateuseone":
+            # As PyTorch chooses for it, unless it is told not to.
+            for module in (torch.optim.adam, torch.optim.sgd):
+                patch.setattr(
+                    module, "_default_to_fused_or_foreach", lambda *_, **__: (False, True)
+                )
         patch.setattr(devices, "moved", moved)
         for module in (views, encoders, open_clip):
             patch.setattr(module, "where_complete", spared)
