@@ -5,6 +5,7 @@ from the operations that its package registers and its tracker where it is not: 
 """
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from seedselect_core.host import devices
 from seedselect_core.likeness import encoders, open_clip, views
 
+MANY = (False, True)  # not fused, and many tensors at once
 BORDER = 1  # `grid_sampler_2d` calls its padding modes by number
 
 # Operations of our runs that torch-directml 0.2.5 does not register.
