@@ -196,10 +196,9 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
             patch.setattr(devices, "COMPLETE", ())
         if build.lacking.device == "privateuseone":
             # As PyTorch chooses for it, unless it is told not to.
-            for module in (torch.optim.adam, torch.optim.sgd):
-                patch.setattr(
-                    module, "_default_to_fused_or_foreach", lambda *_, **__: (False, True)
-                )
+            for name in ("adam", "sgd"):
+                module = importlib.import_module(f"torch.optim.{name}")
+                patch.setattr(module, "_default_to_fused_or_foreach", lambda *_, **__: MANY)
         patch.setattr(devices, "moved", moved)
         for module in (views, encoders, open_clip):
             patch.setattr(module, "where_complete", spared)
