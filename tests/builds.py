@@ -26,7 +26,6 @@ BORDER = 1  # `grid_sampler_2d` calls its padding modes by number
 # Operations of our runs that torch-directml 0.2.5 does not register.
 DIRECTML = frozenset(
     {
-        "_cdist_backward",
         "_foreach_add_",
         "_foreach_addcdiv_",
         "_foreach_addcmul_",
