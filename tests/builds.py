@@ -5,6 +5,7 @@ from the operations that its package registers and its tracker where it is not: 
 """
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,12 @@ from torch.utils._pytree import tree_leaves
 from seedselect_core.host import devices
 from seedselect_core.likeness import encoders, open_clip, views
 
+MANY = (False, True)  # not fused, and many tensors at once
 BORDER = 1  # `grid_sampler_2d` calls its padding modes by number
 
 # Operations of our runs that torch-directml 0.2.5 does not register.
 DIRECTML = frozenset(
     {
-        "_cdist_backward",
         "_foreach_add_",
         "_foreach_addcdiv_",
         "_foreach_addcmul_",
@@ -74,8 +75,17 @@ def without_kernel(device: str) -> frozenset[str]:
     )
 
 
+# Steps that only the CPU takes within an operation that others do in one, or by other steps.
+OF_THE_CPU = frozenset(
+    {
+        "_fused_sdp_choice",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    }
+)
 # PyTorch puts these in from Python where it is built for MPS.
-MPS = without_kernel("MPS") - {"native_group_norm", "native_group_norm_backward"}
+OF_PYTHON = frozenset({"native_group_norm", "native_group_norm_backward"})
+MPS = without_kernel("MPS") - OF_THE_CPU - OF_PYTHON
 
 BUILDS = {
     "MPS": Lacking("mps", MPS, border=True),
@@ -183,6 +193,11 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
     with monkeypatch.context() as patch:
         if build.lacking.device not in devices.COMPLETE:
             patch.setattr(devices, "COMPLETE", ())
+        if build.lacking.device == "privateuseone":
+            # As PyTorch chooses for it, unless it is told not to.
+            for name in ("adam", "sgd"):
+                module = importlib.import_module(f"torch.optim.{name}")
+                patch.setattr(module, "_default_to_fused_or_foreach", lambda *_, **__: MANY)
         patch.setattr(devices, "moved", moved)
         for module in (views, encoders, open_clip):
             patch.setattr(module, "where_complete", spared)

@@ -42,7 +42,9 @@ def run(name: str, **more):
     settings = SEARCHES[name]
     if name == "contrast":
         more["contrast"] = tiny.references()
-    return tiny.optimize(tiny.Graph(), replace(tiny.SAMPLING, steps=3), settings, **more)
+    # Pictures of another size than the encoder's, which are resized.
+    graph = tiny.Graph(latent=tiny.latent(size=12))
+    return tiny.optimize(graph, tiny.SAMPLING, settings, **more)
 
 
 @functools.cache
