@@ -36,6 +36,7 @@ from campaigns_ledger import FULL, Found, Ledger
 from quality import commit_now
 
 IN_PROCESS = ("references", "seeds")
+GIVING = ("inputs", "graphs")
 OF_ONE_SERVER = ("runs",)
 # Seconds for one item in process; the alarm in it should ring before.
 LONGEST = 60
@@ -44,12 +45,12 @@ FAILED = 3  # exit code of a worker whose campaign is itself wrong
 
 def campaign(name: str) -> Callable[[int, int], Iterator[Found]]:
     if name in IN_PROCESS:
-        import campaigns_files
-
-        return getattr(campaigns_files, name)
-    import campaigns_server
-
-    return getattr(campaigns_server, name)
+        import campaigns_files as module
+    elif name in GIVING:
+        import campaigns_inputs as module
+    else:
+        import campaigns_server as module
+    return getattr(module, name)
 
 
 def facts() -> dict:
