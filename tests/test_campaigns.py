@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import sys
 import time
 
@@ -126,7 +127,7 @@ def test_a_file_opened_outside_is_noted(tmp_path):
     assert (fine.was, fine.faults) == ("accepted", set())
 
 
-@pytest.mark.skipif(not hasattr(__import__("signal"), "SIGALRM"), reason="no alarms here")
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms here")
 def test_an_item_that_hangs_is_counted(monkeypatch):
     monkeypatch.setattr(campaigns_files, "SECONDS", 1)
 
