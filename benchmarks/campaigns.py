@@ -19,8 +19,11 @@ import argparse
 import faulthandler
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -36,20 +39,23 @@ from campaigns_ledger import FULL, Found, Ledger
 from quality import commit_now
 
 IN_PROCESS = ("references", "seeds")
+GIVING = ("inputs", "graphs")
 OF_ONE_SERVER = ("runs",)
 # Seconds for one item in process; the alarm in it should ring before.
 LONGEST = 60
 FAILED = 3  # exit code of a worker whose campaign is itself wrong
+# Those with which a worker ends that somebody stopped, or whose campaign is wrong.
+NO_RESULT = (FAILED, 2, 130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def campaign(name: str) -> Callable[[int, int], Iterator[Found]]:
     if name in IN_PROCESS:
-        import campaigns_files
-
-        return getattr(campaigns_files, name)
-    import campaigns_server
-
-    return getattr(campaigns_server, name)
+        import campaigns_files as module
+    elif name in GIVING:
+        import campaigns_inputs as module
+    else:
+        import campaigns_server as module
+    return getattr(module, name)
 
 
 def facts() -> dict:
@@ -63,8 +69,22 @@ def facts() -> dict:
     }
 
 
+def end_with_parent() -> None:
+    """Leave no worker behind that would go on writing, however its parent ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(FAILED)
+
+    if os.name != "nt":  # an orphan gets no new parent there
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def work(name: str, count: int) -> None:
     """Do what is left of a campaign, in this process, which may hang or die of it."""
+    end_with_parent()
     ledger = Ledger(name)
     if name in OF_ONE_SERVER and ledger.done < count:
         ledger.clear()
@@ -87,8 +107,8 @@ def run(name: str, count: int) -> None:
         code = subprocess.run(command, cwd=REPO).returncode
         if code == 0:
             return
-        if code in (FAILED, 130, 2) or name not in IN_PROCESS:
-            sys.exit(code)
+        if code in NO_RESULT or name not in IN_PROCESS:
+            sys.exit(abs(code))
         ledger = Ledger(name)
         ledger.add(Found("hung", {"hung"}, f"item {ledger.done}: the process ended with {code}"))
 

@@ -40,7 +40,7 @@ class Hung(BaseException):
 
 
 @contextlib.contextmanager
-def alarm(seconds: int = SECONDS) -> Iterator[None]:
+def alarm(seconds: int) -> Iterator[None]:
     """Raise `Hung` after so long, where the system has such alarms."""
 
     def ring(number, frame):
@@ -136,7 +136,7 @@ class Place:
         WATCH.take()
         WATCH.on = True
         try:
-            with alarm():
+            with alarm(SECONDS):
                 refusal = work()
             found = Found("accepted" if refusal is None else "refused")
             self.shown.texts.append(refusal or "")

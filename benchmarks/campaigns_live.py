@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import aiohttp
 
-from campaigns_ledger import unsafe
+from campaigns_ledger import Found, unsafe
+from campaigns_seeds import whole_seed
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
@@ -217,6 +219,33 @@ class Live:
 def is_ours(node_type: str, trace: list[str]) -> bool:
     """Whether an error is one of this pack: of its nodes, or raised through its code."""
     return node_type.startswith("SeedSelect") or any(mark in "".join(trace) for mark in OURS)
+
+
+@contextlib.contextmanager
+def live(running: Live | None = None) -> Iterator[Live]:
+    """The server that runs, or one of its own, with what the prompts load."""
+    if running is not None:
+        yield running
+        return
+    with tempfile.TemporaryDirectory(prefix="seedselect-campaign-") as folder:
+        base = Path(folder).resolve()
+        for name in ("input", "models/clip_vision"):
+            (base / name).mkdir(parents=True)
+        (base / "input" / "a.seed.safetensors").write_bytes(whole_seed())
+        encoder = (REPO / "pocket/weights/clip_vision.safetensors").read_bytes()
+        (base / "models/clip_vision/pocket.safetensors").write_bytes(encoder)
+        with Live(base) as running:
+            yield running
+
+
+def told(running: Live, item: str, ended: Ended) -> Found:
+    """An item that has ended, and what it left behind."""
+    if ended.was in ("hung", "died"):
+        running.start()
+        return Found("hung", {"hung"}, f"{item}: the server {ended.was}: {ended.text}")
+    faults, words = running.damage()
+    said = " ".join(filter(None, [ended.kind, ended.text, words]))
+    return Found(ended.was, ended.faults | faults, f"{item}: {said}")
 
 
 # ---------------------------------------------------------------- prompts

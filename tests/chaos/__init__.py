@@ -74,7 +74,7 @@ def _spoiled(output):
     if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return None
     spoiled = output.clone()
-    spoiled.view(-1)[0] = math.nan
+    spoiled[(0,) * spoiled.ndim] = math.nan
     return spoiled
 
 
