@@ -52,8 +52,8 @@ class Display:
 
     def keep(self, best: Seed) -> None:
         """Save what an error or Cancel would lose, and say where it is."""
-        told = printable(rescued(self.rescue, best))
-        logging.info("SeedSelect: %s", told)
+        told = rescued(self.rescue, best)
+        logging.info("SeedSelect: %s", printable(told))
         self.text(f"Stopped. {told}")
 
     def done(self) -> None:

@@ -19,6 +19,7 @@ from conftest import REPO
 from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.seeds import seed as module
+from seedselect_core.seeds.rescue import Unfinished
 from seedselect_core.seeds.schema import FIELDS
 from seedselect_core.seeds.seed import (
     FORMAT,
@@ -322,9 +323,11 @@ def test_every_format_that_there_was_is_still_read():
 
 def test_the_declaration_and_its_page_name_the_same_fields():
     page = (REPO / "docs" / "seed-format.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {*FIELDS, "format", "sampling"}
-    kinds = (Seed, SamplingSettings, CustomSampling)
-    assert {f.name for kind in kinds for f in fields(kind)} - {"noise", "sampling"} == set(FIELDS)
+    told = {*FIELDS, "format", "sampling", "unfinished"}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == told
+    kinds = (Seed, SamplingSettings, CustomSampling, Unfinished)
+    made = {f.name for kind in kinds for f in fields(kind)}
+    assert made - {"noise", "sampling", "unfinished"} == set(FIELDS)
     assert str(MAX_HEADER) in page.replace(",", "") and str(MAX_VALUES) in page.replace(",", "")
 
 

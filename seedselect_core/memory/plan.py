@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 
 from ..errors import SeedSelectError
+from ..text import printable, quoted
 from .levels import KEPT, NONE, Level
 from .meter import Meter
 
@@ -177,8 +178,8 @@ def with_room(work: Callable[..., Any], *ways: tuple, where: str, remedy: str) -
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            logging.warning("SeedSelect: out of memory while %s", where)
+            logging.warning("SeedSelect: out of memory while %s", printable(where))
             told = SeedSelectError(f"SeedSelect: out of memory while {where}. {remedy}")
             cause = str(error)
     # Without the error itself, whose frames hold what was in the way.
-    raise told from MemoryError(cause)
+    raise told from quoted(MemoryError(cause))

@@ -349,7 +349,7 @@ class Search:
                     if refused is None:
                         raise
                     if chain.plan.level is NONE:
-                        raise refused from error
+                        raise refused from quoted(error)
                     self.room.without_gradient(str(refused), chain)
             # Only now, since the error held what was in the way.
             free()
