@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from seedselect_core.host import devices
 from seedselect_core.likeness import encoders, open_clip, views
+from seedselect_core.references import ReferenceSet
 
 MANY = (False, True)  # not fused, and many tensors at once
 BORDER = 1  # `grid_sampler_2d` calls its padding modes by number
@@ -189,7 +190,15 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
         finally:  # a checkpoint may leave it early
             build.away = before
 
+    def fitted(*arguments) -> torch.Tensor:
+        build.away += 1  # reference pictures are on the CPU
+        try:
+            return fit(*arguments)
+        finally:
+            build.away -= 1
+
     where_complete = devices.where_complete
+    fit = ReferenceSet.fit
     with monkeypatch.context() as patch:
         if build.lacking.device not in devices.COMPLETE:
             patch.setattr(devices, "COMPLETE", ())
@@ -199,6 +208,7 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
                 module = importlib.import_module(f"torch.optim.{name}")
                 patch.setattr(module, "_default_to_fused_or_foreach", lambda *_, **__: MANY)
         patch.setattr(devices, "moved", moved)
+        patch.setattr(ReferenceSet, "fit", fitted)
         for module in (views, encoders, open_clip):
             patch.setattr(module, "where_complete", spared)
         patch.setattr(torch.Tensor, "cpu", functools.partialmethod(lambda x: build.cpu(x)))

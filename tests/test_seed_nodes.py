@@ -3,8 +3,10 @@
 import datetime
 import os
 import re
+import types
 from pathlib import Path
 
+import comfy.samplers
 import folder_paths
 import pytest
 import torch
@@ -219,3 +221,27 @@ def test_a_place_that_cannot_be_written_to_is_told_in_words(module, seed, tmp_pa
 def test_saving_says_where(module, seed):
     output = tiny.run_node(module.SaveSeed, seed=seed, filename_prefix="a\x1b/b\n%KSampler.seed%")
     assert output.ui.as_dict()["text"] == ("Saved b_%KSampler.seed%_00001_.seed.safetensors",)
+
+
+def test_names_of_foreign_guiders_and_samplers_fit_into_a_seed(nodes, monkeypatch):
+    """Else a long or odd one would cost the noise that was found."""
+    advanced = nodes("advanced")
+    made = []
+
+    def stop(scene, sampling, *settings, **more):
+        made.append(sampling)
+        raise tiny.Broken
+
+    def sample():
+        pass
+
+    monkeypatch.setattr(advanced, "optimize_noise", stop)
+    sample.__qualname__ = "sample_\ud800" * 30
+    inputs = dict.fromkeys(["vae", "references", "latent"])
+    inputs |= {"noise": types.SimpleNamespace(seed=5), "guider": type("G\x1b[2J" * 30, (), {})()}
+    inputs |= {"sampler": comfy.samplers.KSAMPLER(sample), "sigmas": torch.tensor([1.0, 0.0])}
+    inputs |= {"clip_vision": tiny.clip_vision(), "preset": "default", "memory": "automatic"}
+    with pytest.raises(tiny.Broken):
+        tiny.run_node(advanced.SeedSelectOptimizeAdvanced, check_gradient=False, **inputs)
+    assert made[0].guider.startswith(r"G\x1b[2J") and len(made[0].guider) <= 100
+    assert made[0].sampler.isprintable() and len(made[0].sampler) <= 100

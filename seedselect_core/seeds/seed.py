@@ -256,9 +256,10 @@ def _read(path: Path) -> tuple[str, torch.Tensor]:
                 f"is not a SeedSelect seed: its header would have {header} bytes, that of a seed "
                 f"has at most {MAX_HEADER}."
             )
-        if os.fstat(file.fileno()).st_size > 8 + header + 4 * MAX_VALUES:
+        size = os.fstat(file.fileno()).st_size
+        if size > 8 + header + 4 * MAX_VALUES:
             raise SeedSelectError(f"holds more noise than a seed: at most {MAX_VALUES} values.")
-        content = start + file.read(header + 4 * MAX_VALUES)
+        content = start + file.read(size)
     tensors = deserialize(content)
     text = (json.loads(content[8 : 8 + header]).get("__metadata__") or {}).get("seedselect")
     if not isinstance(text, str) or [name for name, _ in tensors] != ["noise"]:
