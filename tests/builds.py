@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from seedselect_core.host import devices
 from seedselect_core.likeness import encoders, open_clip, views
+from seedselect_core.references import ReferenceSet
 
 MANY = (False, True)  # not fused, and many tensors at once
 BORDER = 1  # `grid_sampler_2d` calls its padding modes by number
@@ -189,7 +190,15 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
         finally:  # a checkpoint may leave it early
             build.away = before
 
+    def read(*args):
+        build.away += 1  # pictures of an IMAGE or a file are on the CPU
+        try:
+            return resized(*args)
+        finally:
+            build.away -= 1
+
     where_complete = devices.where_complete
+    resized = ReferenceSet.resized
     with monkeypatch.context() as patch:
         if build.lacking.device not in devices.COMPLETE:
             patch.setattr(devices, "COMPLETE", ())
@@ -198,6 +207,7 @@ def played(name: str, monkeypatch) -> Iterator[Build]:
             for name in ("adam", "sgd"):
                 module = importlib.import_module(f"torch.optim.{name}")
                 patch.setattr(module, "_default_to_fused_or_foreach", lambda *_, **__: MANY)
+        patch.setattr(ReferenceSet, "resized", read)
         patch.setattr(devices, "moved", moved)
         for module in (views, encoders, open_clip):
             patch.setattr(module, "where_complete", spared)
