@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = 4
-PREDICTS = 60  # times as much as the small model of the tests
+PREDICTS = 30  # times as much as the small model of the tests
 
 EXACT = "exact"
 REFUSED = "refused"
