@@ -201,10 +201,10 @@ def likeness(path: Path) -> float | None:
 
 
 def _not_offered(running: Live, fresh: list[Path]) -> str | None:
-    """Says so where Load Seed does not offer what was kept in the output folder."""
+    """Says so where Load Seed does not offer what was kept in its folders."""
     offered = " ".join(running.offered())
-    output = running.base / "output"
-    kept = [path for path in fresh if path.is_relative_to(output)]
+    folders = [running.base / name for name in ("output", "input")]
+    kept = [path for path in fresh if any(map(path.is_relative_to, folders))]
     if kept and not any(path.name in offered for path in kept):
         return "Load Seed does not offer it"
     return None
