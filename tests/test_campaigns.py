@@ -53,14 +53,15 @@ def running():
 
 
 def test_inputs_at_and_past_their_bounds_are_taken_or_refused_in_words(running):
-    assert faults(campaigns_inputs.inputs(0, 25, running)) == []
+    assert faults(campaigns_inputs.inputs(0, 15, running)) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in campaigns_server.KINDS if kind != "SIGTERM"])
-def test_an_interruption_loses_nothing_and_leaves_the_model_alone(running, kind):
+def test_an_interruption_loses_nothing_and_leaves_the_model_alone(running, kind, monkeypatch):
+    monkeypatch.setattr(campaigns_server, "SECONDS_TO_WRITE", 2)
     killed = kind == "SIGKILL"
     changes = campaigns_server.ENDLESS if killed or "cancel" in kind else {"iterations": 6}
-    what = Interruption("opt", kind, "model", 300, False, 6.5 if killed else 1.0, changes)
+    what = Interruption("opt", kind, "model", 300, False, 4.0 if killed else 1.0, changes)
     assert faults([campaigns_server.interrupted(running, what)]) == []
 
 
