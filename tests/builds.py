@@ -163,7 +163,8 @@ class Build(TorchDispatchMode):
         if any(x.dtype == torch.float64 for x in made):
             for x in given:
                 copied = x.untyped_storage()._cdata in self._copied
-                if x.dtype != torch.float64 and x.ndim and not copied:
+                single = x.is_floating_point() and x.dtype != torch.float64
+                if single and x.ndim and not copied:
                     raise TypeError(
                         f"Cannot convert a {self.lacking.device} tensor to float64 ({name})."
                     )

@@ -127,11 +127,10 @@ class Search:
         self.draw = draw
         self.can_split_batch = can_split_batch
         self.is_video = is_video
-        self.on_note: Callable[[str], None] = lambda note: None
         self.blame: Callable[..., str] = lambda *_: ""  # see `seedselect_core.search.blame`
         self._last_objective: Objective | None = None
         self._first: torch.Tensor | None = None  # the noise that was drawn in full first
-        self.room = Room(settings, can_split_batch, lambda message: self.on_note(message))
+        self.room = Room(settings, can_split_batch)
         self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -152,7 +153,7 @@ def _search(
         can_split_batch=_can_split_batch(scene, samples),
         is_video=_is_video(scene.denoising.guider.model_patcher),
     )
-    search.on_note = callbacks.note
+    search.room.tell = callbacks.note
     search.blame = functools.partial(blame, scene.search_vae)
     if settings.iterations > 0:
         try:
@@ -189,15 +190,17 @@ def _listened(
         earlier = None
         callbacks.note("The unfinished seed was searched for by other settings: starting there.")
 
+    searching = weakref.proxy(search)  # which holds what is made here, and so the model
+
     def make() -> Seed:
-        best = _seed(search, model, sampling)
-        if search.resumed is None:
+        best = _seed(searching, model, sampling)
+        if searching.resumed is None:
             return best
         return replace(best, evaluations=earlier.evaluations + best.evaluations)
 
     def told(progress: Progress) -> None:
         if progress.best is not None:
-            state = search.state()
+            state = searching.state()
             callbacks.so_far(lambda: replace(make(), unfinished=state), progress.new_best)
         callbacks.progress(progress)
 
