@@ -158,13 +158,12 @@ class Build(TorchDispatchMode):
         """Refuse float64 that is made of a tensor of the device; what `cpu` copied may be it."""
         if not self.lacking.double:
             return
-        given = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor)]
+        given = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor) and x.ndim]
         made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
         if any(x.dtype == torch.float64 for x in made):
             for x in given:
                 copied = x.untyped_storage()._cdata in self._copied
-                single = x.is_floating_point() and x.dtype != torch.float64
-                if single and x.ndim and not copied:
+                if x.is_floating_point() and x.dtype != torch.float64 and not copied:
                     raise TypeError(
                         f"Cannot convert a {self.lacking.device} tensor to float64 ({name})."
                     )

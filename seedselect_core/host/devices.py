@@ -1,12 +1,13 @@
 """Builds of PyTorch that lack operations of a run: docs/devices.md has the list.
 
-| what is done otherwise | why |
-| --- | --- |
-| pictures are turned and resized on the CPU | MPS and DirectML have no backward for it |
-| the same with ``--deterministic`` | other backwards add up in any order |
-| the gradient is checked before a search | nobody has measured it on such a device |
+| what is patched | why | what puts it back |
+| --- | --- | --- |
+| nothing | pictures are turned and resized on the CPU instead | - |
 
-Nothing of the host is patched.
+MPS and DirectML have no backward for it, and on other cards it adds up in any order. What nobody
+has measured a gradient on is named here, for the check before a search.
+
+Tried on the hosts that docs/hosts.md lists as proven.
 """
 
 from collections.abc import Callable
