@@ -108,7 +108,7 @@ def run(name: str, count: int) -> None:
         if code == 0:
             return
         if code in NO_RESULT or name not in IN_PROCESS:
-            sys.exit(abs(code))
+            sys.exit(f"{name}: its process ended with {code}; the same command goes on from there")
         ledger = Ledger(name)
         ledger.add(Found("hung", {"hung"}, f"item {ledger.done}: the process ended with {code}"))
 
