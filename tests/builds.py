@@ -144,6 +144,8 @@ class Build(TorchDispatchMode):
         self._require(name, args)
         result = function(*args, **kwargs)
         self._require_single(name, args, result)
+        if name == "clone" and args[0].untyped_storage()._cdata in self._copied:
+            self._copied.add(result.untyped_storage()._cdata)
         return result
 
     def _require(self, name: str, args: tuple) -> None:

@@ -81,7 +81,7 @@ def test_what_a_build_lacks_is_refused_by_its_double(build, monkeypatch):
     """Else the tests here would prove nothing."""
     monkeypatch.setattr(devices, "COMPLETE", ("cpu", BUILDS[build].device))
     told = (NotImplementedError, RuntimeError, SeedSelectError)
-    with played(build, monkeypatch), pytest.raises(told, match="implemented|Unsupported"):
+    with played(build, monkeypatch), pytest.raises(told, match=r"implemented|Unsupported"):
         run("default")
 
 
