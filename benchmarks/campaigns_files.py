@@ -169,6 +169,8 @@ def call(node: type, **inputs) -> tuple[str | None, tuple]:
     Returns:
         Why it refuses its inputs, or None; and what it gives.
     """
+    if node.INPUT_IS_LIST:
+        inputs = {name: [value] for name, value in inputs.items()}
     asked = inspect.signature(node.validate_inputs).parameters
     answer = node.validate_inputs(**{name: inputs[name] for name in asked})
     if answer is not True:
