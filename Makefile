@@ -1,9 +1,10 @@
 # Each target is one call of scripts/host.py; those without make call it themselves.
 # Arguments go through ARGS: make test ARGS="-k seed", make bench ARGS=quality
 # ComfyUI checkouts through HOSTS: make hosts HOSTS="../ComfyUI-0.30.0 ../ComfyUI-0.33.0"
+# Other node packs through PACKS: make hosts PACKS="../RES4LYF" HOSTS=../ComfyUI-0.30.0
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality bench-speed memory coverage hosts
+.PHONY: install demo ui test lint bench bench-quality bench-speed memory campaigns coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -22,7 +23,9 @@ bench-speed:
 	$(PYTHON) scripts/host.py bench speed $(ARGS)
 memory:
 	$(PYTHON) scripts/host.py bench memory $(ARGS)
+campaigns:
+	$(PYTHON) scripts/host.py bench campaigns $(ARGS)
 coverage:
 	$(PYTHON) scripts/host.py coverage $(ARGS)
 hosts:
-	$(PYTHON) scripts/host.py hosts $(HOSTS)
+	$(PYTHON) scripts/host.py hosts $(addprefix --pack ,$(PACKS)) $(HOSTS)

@@ -6,7 +6,9 @@ from ..seedselect_core.chain.unroll import Denoising
 from ..seedselect_core.host.samplers import sampler_name
 from ..seedselect_core.search.optimize import optimize_noise
 from ..seedselect_core.search.scene import CustomScene
+from ..seedselect_core.seeds.schema import LONGEST_NAME
 from ..seedselect_core.seeds.seed import CustomSampling
+from ..seedselect_core.text import printable
 from .display import Display, Searching
 from .encoders import image_encoder
 from .inputs import (
@@ -35,7 +37,10 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
             inputs=[
                 io.Noise.Input(
                     "noise",
-                    tooltip="Where the search starts: RandomNoise, or 'Seed To Noise' to go on.",
+                    tooltip=(
+                        "Where the search starts: RandomNoise, or 'Seed To Noise' to go on, also "
+                        "with the unfinished seed of a search that was stopped."
+                    ),
                 ),
                 io.Guider.Input(
                     "guider", tooltip="Model and prompts: BasicGuider, CFGGuider or any other."
@@ -84,7 +89,10 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
     ) -> io.NodeOutput:
         show = Display(cls.hidden.unique_id, cls.settled)
         sampling = CustomSampling(
-            type(guider).__name__, sampler_name(sampler), tuple(sigmas.tolist()), noise.seed
+            printable(type(guider).__name__, LONGEST_NAME),
+            printable(sampler_name(sampler), LONGEST_NAME),
+            tuple(sigmas.tolist()),
+            noise.seed,
         )
         denoising = Denoising(guider, sampler, sigmas)
         best, drawn, history = optimize_noise(

@@ -9,9 +9,11 @@ from server import PromptServer
 from ..seedselect_core.likeness.vae import host_pictures
 from ..seedselect_core.search.loop import Progress
 from ..seedselect_core.search.scene import Callbacks
-from ..seedselect_core.seeds.seed import MAX_VALUES, Seed
+from ..seedselect_core.seeds.rescue import Rescue
+from ..seedselect_core.seeds.seed import Seed
 from ..seedselect_core.sheets import draw_grid
-from .seeds import save_numbered
+from ..seedselect_core.text import printable, printable_lines
+from .rescue import places, rescued
 
 PREVIEW_SIZE = 512
 PREVIEW_PICTURES = 9
@@ -38,31 +40,35 @@ class Display:
     def __init__(self, node_id: str, settled: set[str] | None = None):
         self.node_id = node_id
         self.settled = set() if settled is None else settled
+        self.rescue = Rescue(places())
         self.bar = comfy.utils.ProgressBar(1, node_id)
 
     def callbacks(self) -> Callbacks:
         """This display, for a search to tell."""
-        return Callbacks(self, self.keep, self.text, self.settled)
+        return Callbacks(self, self.keep, self.rescue.offer, self.text, self.settled)
 
     def text(self, message: str) -> None:
-        PromptServer.instance.send_progress_text(message, self.node_id)
+        PromptServer.instance.send_progress_text(printable_lines(message), self.node_id)
 
     def keep(self, best: Seed) -> None:
         """Save what an error or Cancel would lose, and say where it is."""
-        parts = best.noise.split(max(1, MAX_VALUES // best.noise[0].numel()))  # a file's most
-        for noise in parts:
-            one = best if len(parts) == 1 else best.with_noise(noise)
-            path = save_numbered(one, "seeds/unfinished")
-        logging.info("SeedSelect: the best seed so far is in %s", path)
-        self.text(f"Stopped. The best seed so far is in the output folder: {path.name}")
+        told = rescued(self.rescue, best)
+        logging.info("SeedSelect: %s", printable(told))
+        self.text(f"Stopped. {told}")
+
+    def done(self) -> None:
+        """What was found is in the host's hands, and needs no file any more."""
+        self.rescue.done()
 
     def pictures(self, vae, drawn: dict, best: Seed) -> torch.Tensor:
         """Decode what ``best`` draws; the host loses the seed too if that does not end well."""
         try:
-            return host_pictures(vae, drawn["samples"])
+            pictures = host_pictures(vae, drawn["samples"])
         except BaseException:
-            self.keep(best)
+            self.callbacks().rescue(lambda: best)
             raise
+        self.done()
+        return pictures
 
     def __call__(self, progress: Progress) -> None:
         preview = None

@@ -77,6 +77,7 @@ class DiverseSet(Searching, io.ComfyNode):
             callbacks=show.callbacks(),
         )
         report = describe_set(made, wanted.count)
+        show.done()
         show.text(report)
         return io.NodeOutput(found, made.images[made.in_seed], report)
 

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..seedselect_core.chain.inversion import INVERTIBLE, Inversion, Refinement, invert_images
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.likeness.vae import host_pictures
+from ..seedselect_core.pictures import opaque, require_image
 from ..seedselect_core.seeds.geometry import (
     linear_path,
     norms,
@@ -151,6 +152,7 @@ class InvertImage(io.ComfyNode):
         scheduler,
         refinements,
     ) -> io.NodeOutput:
+        pictures = opaque(require_image("image", image))
         bar = comfy.utils.ProgressBar(1, cls.hidden.unique_id)
 
         def progress(done: int, planned: int) -> None:
@@ -163,7 +165,7 @@ class InvertImage(io.ComfyNode):
             positive,
             negative,
             vae,
-            image,
+            pictures,
             sampling,
             refinement=Refinement(refinements),
             on_step=progress,

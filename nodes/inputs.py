@@ -1,14 +1,17 @@
 """Inputs and outputs that several nodes share, and what the core makes of them."""
 
 from dataclasses import replace
+from typing import Any
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import draw_references
+from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.host.samplers import REFUSED
 from ..seedselect_core.likeness.weights import LossWeights
 from ..seedselect_core.memory.levels import AUTOMATIC
+from ..seedselect_core.memory.plan import with_room
 from ..seedselect_core.references import ReferenceSet
 from ..seedselect_core.search.scene import Scene
 from ..seedselect_core.search.settings import (
@@ -33,6 +36,16 @@ WEIGHTS = {
     "norm_weight": "norm",
     "contrast_weight": "contrast",
 }
+
+
+def only(name: str, values: list) -> Any:
+    """The value of an input that takes one, on a node that takes lists."""
+    if len(values) != 1:
+        raise SeedSelectError(
+            f"{name}: a list of {len(values)} values came, and the node takes one. Connect a "
+            "single value, or set it on the node."
+        )
+    return values[0]
 
 
 def scene_of(graph: dict) -> Scene:
@@ -74,14 +87,14 @@ def contrast_of(graph: dict, scene: Scene, sampling: SamplingSettings) -> Refere
     prompt = graph.get("contrast_prompt")
     if pictures is not None or prompt is None:
         return pictures
-    return draw_references(
-        scene.model,
-        prompt,
-        scene.negative,
-        scene.vae,
-        scene.latent,
-        sampling,
-        CONTRAST_PICTURES,
+    return with_room(
+        draw_references,
+        *[
+            (scene.model, prompt, scene.negative, scene.vae, scene.latent, sampling, count)
+            for count in (CONTRAST_PICTURES, 1)
+        ],
+        where="drawing pictures of contrast_prompt",
+        remedy="Lower the size of 'Empty Latent Image', or connect pictures to 'contrast'.",
     )
 
 
@@ -124,7 +137,9 @@ def sampling_inputs() -> list:
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
+            # Another number would search anew as soon as a node is added behind this one, and lose
+            # what was found.
+            control_after_generate="fixed",  # older hosts have no name for it
             tooltip="Where the search starts: the noise that a KSampler has for this number.",
         ),
         io.Int.Input(

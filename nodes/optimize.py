@@ -44,7 +44,9 @@ class SeedSelectOptimize(Searching, io.ComfyNode):
                     tooltip=(
                         "Starts the search here instead of at random noise: an inverted picture, a "
                         "centroid, points between two seeds, an earlier seed. As many as the "
-                        "batch. With several candidates, random draws compete with it."
+                        "batch. With several candidates, random draws compete with it. The seed of "
+                        "a search that was stopped goes on with the iterations that are left, if "
+                        "no setting but the seed's number has changed."
                     ),
                 ),
                 *contrast_inputs(),

@@ -4,11 +4,18 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..seedselect_core.likeness.encoders import unit_embeddings
+from ..seedselect_core.errors import SeedSelectError
+from ..seedselect_core.likeness.encoders import ImageEncoder, unit_embeddings
+from ..seedselect_core.memory.plan import with_room
+from ..seedselect_core.references import Fitted, combine, reference_set_from_batch
 from ..seedselect_core.sets.diversity import DiversityReport, diversity_report
 from ..seedselect_core.sheets import draw_report
+from ..seedselect_core.text import printable_lines
 from .encoders import encoder_input, image_encoder
+from .inputs import only
 from .sockets import ReferenceSetType
+
+BATCH = 16  # pictures that are compared at a time
 
 
 class DiversityReportNode(io.ComfyNode):
@@ -25,7 +32,9 @@ class DiversityReportNode(io.ComfyNode):
             ),
             search_aliases=["diversity", "entropy", "ndb", "mode collapse", "seedselect"],
             inputs=[
-                io.Image.Input("generated", tooltip="Pictures to judge, a batch of 8 or more."),
+                io.Image.Input(
+                    "generated", tooltip="Pictures to judge, a batch or a list of 8 or more."
+                ),
                 ReferenceSetType.Input(
                     "references",
                     tooltip="Real pictures of the concept: 4 at least, 40 for figures to rely on.",
@@ -47,23 +56,49 @@ class DiversityReportNode(io.ComfyNode):
                 io.Image.Output("picture", tooltip="Shares of the bins, with a picture of each."),
             ],
             is_output_node=True,
+            is_input_list=True,  # a list of pictures is one set, not many reports
         )
 
     @classmethod
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
-        encoder = image_encoder(clip_vision)
-        pictures = {"real": references.resized(generated.shape[2], generated.shape[1])}
+        encoder = image_encoder(only("clip_vision", clip_vision))
+        made = pictures_of("generated", generated)
+        pictures = {"real": only("references", references).fitted(made.width, made.height)}
         if plain is not None:
-            pictures["plain"] = plain
-        pictures["generated"] = generated
-        features = {name: unit_embeddings(encoder, images) for name, images in pictures.items()}
-        report = diversity_report(
-            features["real"], features["generated"], features.get("plain"), bins
+            pictures["plain"] = pictures_of("plain", plain)
+        pictures["generated"] = made
+        text, picture = with_room(
+            _report,
+            (pictures, encoder, only("bins", bins)),
+            where="comparing the pictures",
+            remedy="Give fewer or smaller pictures.",
         )
-        text = report_text(report)
-        drawing = draw_report(report, pictures, features)
-        picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
-        return io.NodeOutput(text, picture, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, picture, ui=ui.PreviewText(printable_lines(text)))
+
+
+def _report(
+    pictures: dict[str, Fitted], encoder: ImageEncoder, bins: int
+) -> tuple[str, torch.Tensor]:
+    features = {name: _features(encoder, images) for name, images in pictures.items()}
+    report = diversity_report(features["real"], features["generated"], features.get("plain"), bins)
+    drawing = draw_report(report, pictures, features)
+    picture = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255)[None]
+    return report_text(report), picture
+
+
+def pictures_of(name: str, images: list) -> Fitted:
+    """The pictures of all IMAGEs of a list, each at the size of the first."""
+    if not images:
+        raise SeedSelectError(f"{name}: the list is empty. Check the node that it comes from.")
+    sets = [reference_set_from_batch(each, name=name) for each in images]
+    height, width = images[0].shape[1:3]
+    return combine(*sets).fitted(width, height)
+
+
+def _features(encoder: ImageEncoder, pictures: Fitted) -> torch.Tensor:
+    """[n, D], of so many pictures at a time as memory is sure to hold."""
+    parts = [pictures[first : first + BATCH] for first in range(0, len(pictures), BATCH)]
+    return torch.cat([unit_embeddings(encoder, torch.stack(part)) for part in parts])
 
 
 def report_text(report: DiversityReport) -> str:

@@ -70,7 +70,7 @@ class SampleFromSeed(io.ComfyNode):
         require_seed("seed", seed)
         sampling = seed.sampling.override(
             steps=steps or None,
-            cfg=cfg if cfg >= 0 else None,
+            cfg=None if cfg < 0 else cfg,  # not a number goes on, and is refused
             sampler_name=sampler_name if sampler_name != FROM_SEED else None,
             scheduler=scheduler if scheduler != FROM_SEED else None,
         )

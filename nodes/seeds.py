@@ -1,39 +1,62 @@
 """Nodes that save, load and convert seeds."""
 
-import os
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..seedselect_core.errors import SeedSelectError
+from ..seedselect_core.seeds.rescue import EXTENSION
 from ..seedselect_core.seeds.seed import Seed, SeedNoise, load_seed
+from ..seedselect_core.text import printable, quoted
+from .folders import below
+from .prefix import file_prefix
 from .sockets import SeedType, require_seed
 
-EXTENSION = ".seed.safetensors"
 
+def save_numbered(seed: Seed, prefix: str, prompt: dict | None = None) -> Path:
+    """Save under the output directory as the host names its files, and return the path.
 
-def save_numbered(seed: Seed, prefix: str) -> Path:
-    """Save under the output directory as the host names its files, and return the path."""
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
-    # The host counts only files that end in an underscore after the number.
-    path = Path(folder) / f"{name}_{counter:05}_{EXTENSION}"
-    seed.save(path)
+    Args:
+        prefix, prompt: see `file_prefix`.
+
+    Raises:
+        SeedSelectError: the prefix is no path for a file, or nothing can be written there.
+    """
+    legal = file_prefix(prefix, prompt)
+    height, width = (8 * size for size in seed.noise.shape[-2:])
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            legal, folder_paths.get_output_directory(), width, height
+        )
+        # The host counts only files that end in an underscore after the number.
+        path = Path(folder) / f"{name}_{counter:05}_{EXTENSION}"
+        seed.save(path)
+    except SeedSelectError:
+        raise
+    except Exception as error:  # of the host or the system, which word them in many ways
+        raise SeedSelectError(
+            f"filename_prefix: the seed cannot be saved as '{legal}' in ComfyUI's output "
+            f"directory ({printable(error, 200)}). Check that the disk is not full and the folder "
+            "may be written to, or give another prefix."
+        ) from quoted(error)
     return path
 
 
 def seed_files() -> list[str]:
     """Seed files under the input and output directories, as "[input] name" or "[output] name"."""
-    found = []
+    return sorted(_listed())
+
+
+def _listed() -> dict[str, Path]:
+    """The seed files by the name that they are shown with."""
+    found = {}
     for label, root in _roots().items():
-        for place, _, names in os.walk(root):
+        for folder, names in below(root, EXTENSION):
             for name in names:
-                if name.endswith(EXTENSION):
-                    relative = (Path(place) / name).relative_to(root).as_posix()
-                    found.append(f"[{label}] {relative}")
-    return sorted(found)
+                relative = f"{folder}/{name}" if folder else name
+                found[printable(f"[{label}] {relative}")] = Path(root, relative)
+    return found
 
 
 def _roots() -> dict[str, str]:
@@ -44,18 +67,28 @@ def _roots() -> dict[str, str]:
 
 
 def resolve_seed_file(name: str) -> Path:
-    label, _, relative = name.partition("] ")
+    label, _, relative = name.partition("] ") if isinstance(name, str) else ("", "", "")
     root = _roots().get(label.removeprefix("["))
     if root is None or not relative.endswith(EXTENSION):
         raise SeedSelectError(
             f"seed file: '{name}' names no seed. Put a *{EXTENSION} file into ComfyUI's input "
             "directory, press R, and choose it."
         )
-    path = (Path(root) / relative).resolve()
-    if not path.is_relative_to(Path(root).resolve()):
+    path = Path(root, relative)
+    try:
+        # A name that cannot be shown is on the list in another form.
+        path = (path if path.is_file() else _listed().get(name, path)).resolve()
+        inside = path.is_relative_to(Path(root).resolve())
+        there = path.is_file()
+    except (OSError, ValueError):  # too long, or with a character that no name has
+        inside = True
+        there = False
+    if not inside:
         raise SeedSelectError(f"seed file: '{relative}' lies outside ComfyUI's folders.")
-    if not path.is_file():
-        raise SeedSelectError(f"seed file: there is no '{relative}' in {root}.")
+    if not there:
+        raise SeedSelectError(
+            f"seed file: there is no '{relative}' in {root}. Press R and choose another."
+        )
     return path
 
 
@@ -73,20 +106,29 @@ class SaveSeed(io.ComfyNode):
                     "filename_prefix",
                     default="seeds/SeedSelect",
                     tooltip=(
-                        "Name of the file; may contain folders, and codes such as %year% and "
-                        "%month%."
+                        "Name of the file; may contain folders, and codes as in Save Image: "
+                        "%date:yyyy-MM-dd%, %year%, %KSampler.seed%."
                     ),
                 ),
             ],
             outputs=[],
             is_output_node=True,
+            hidden=[io.Hidden.prompt],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        try:
+            file_prefix(filename_prefix or "")
+        except SeedSelectError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, seed, filename_prefix) -> io.NodeOutput:
         require_seed("seed", seed)
-        path = save_numbered(seed, filename_prefix)
-        return io.NodeOutput(ui=ui.PreviewText(f"Saved {path.name}"))
+        path = save_numbered(seed, filename_prefix, cls.hidden.prompt)
+        return io.NodeOutput(ui=ui.PreviewText(printable(f"Saved {path.name}")))
 
 
 class LoadSeed(io.ComfyNode):
@@ -101,7 +143,11 @@ class LoadSeed(io.ComfyNode):
                 io.Combo.Input(
                     "seed_file",
                     options=seed_files(),
-                    tooltip="A seed in the input or output directory. Press R after adding one.",
+                    tooltip=(
+                        "A seed in the input or output directory. Press R after adding one. "
+                        "'unfinished' is the best of a search that was stopped, with its semantic "
+                        "loss then and at first: connect it to 'start' to go on."
+                    ),
                 )
             ],
             outputs=[SeedType.Output("seed", tooltip="For 'Sample From Seed'.")],

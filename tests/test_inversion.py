@@ -201,7 +201,7 @@ def test_pictures_are_cropped_to_what_the_vae_can_encode():
         ("ddim, euler, heun", {"sampling": tiny.SAMPLING.override(sampler_name="dpmpp_2m")}),
         ("ddim, euler, heun", {"sampling": tiny.SAMPLING.override(sampler_name="euler_ancestral")}),
         ("image: 1 x 1", {"images": torch.zeros(1, 1, 1, 3)}),
-        ("did not give numbers", {"images": torch.full((1, 16, 16, 3), torch.nan)}),
+        ("^image: it holds", {"images": torch.full((1, 16, 16, 3), torch.nan)}),
     ],
 )
 def test_what_does_not_fit_is_named(message, changes):
@@ -210,14 +210,14 @@ def test_what_does_not_fit_is_named(message, changes):
 
 
 def test_no_refinement_is_named():
-    with pytest.raises(SeedSelectError, match=r"^refinements: must be 1 or more"):
+    with pytest.raises(SeedSelectError, match=r"^refinements: must be a whole number of 1 or more"):
         Refinement(0)
 
 
 def test_a_model_that_gives_no_numbers_is_named():
     model = tiny.model()
     model.set_model_unet_function_wrapper(lambda apply, given: torch.nan * given["input"])
-    with pytest.raises(SeedSelectError, match="did not give numbers"):
+    with pytest.raises(SeedSelectError, match=r"^model: what it predicts"):
         invert(model=model)
 
 

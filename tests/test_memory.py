@@ -1,5 +1,7 @@
 """What is kept, what is made again, and how that is planned."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import comfy.model_management
@@ -21,6 +23,7 @@ from seedselect_core.memory import saved
 from seedselect_core.memory.blocks import repeated_blocks
 from seedselect_core.memory.levels import AWAY, BLOCKS, KEPT, LEVELS, NONE, PROMPTS, WHOLE
 from seedselect_core.memory.plan import Needs, Plan, batches, choose, smaller
+from seedselect_core.search import optimize
 
 SETTINGS = tiny.settings(iterations=3, learning_rate=0.5, optimizer="sgd")
 
@@ -304,6 +307,25 @@ def test_every_level_can_be_asked_for(level):
     seed, _, _ = tiny.optimize(tiny.Graph(), settings=settings, on_note=notes.append)
     assert seed.semantic[0] < seed.first_semantic[0]
     assert notes == [f"memory: {level.name}, as asked for."]
+
+
+def test_a_search_is_gone_once_it_has_ended(monkeypatch):
+    """It holds the user's models, which the host could not let go."""
+    searches = []
+    real = optimize.Search.__init__
+
+    def made(self, *arguments, **named):
+        searches.append(weakref.ref(self))
+        real(self, *arguments, **named)
+
+    monkeypatch.setattr(optimize.Search, "__init__", made)
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.optimize(tiny.Graph(), settings=SETTINGS, on_note=print, on_so_far=lambda *_: None)
+    finally:
+        gc.enable()
+    assert searches and searches[0]() is None
 
 
 # --- a small decoder ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What nodes do around the core: keep what would be lost, and refuse what cannot go well."""
 
+import sys
 import types
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_a_set_that_no_file_could_hold_is_refused(nodes):
 def test_what_is_kept_goes_into_as_many_files_as_it_needs(nodes, tmp_path, monkeypatch):
     module = nodes("display")
     own = nodes("seeds")
-    monkeypatch.setattr(module, "MAX_VALUES", 2 * 4 * 8 * 8)
+    monkeypatch.setattr(sys.modules[own.Seed.__module__], "MAX_VALUES", 2 * 4 * 8 * 8)
     seed = own.Seed(
         tiny.normal(5, 4, 8, 8), nodes("inputs").SamplingSettings(**SAMPLING), semantic=[0.5] * 5
     )

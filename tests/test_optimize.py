@@ -125,7 +125,7 @@ def test_published_settings():
     ],
 )
 def test_impossible_settings(wrong):
-    with pytest.raises(SeedSelectError, match="loss weights|" + next(iter(wrong))):
+    with pytest.raises(SeedSelectError, match=next(iter(wrong))):
         tiny.settings(**wrong)
 
 

@@ -5,7 +5,6 @@ Every file is made here, so that its pixels are known.
 
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from picture_files import png
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.pictures import read_image
 from seedselect_core.references import (
+    Picture,
     ReferenceSet,
     combine,
     load_reference_folder,
     parse_color,
-    read_image,
     reference_set_from_batch,
 )
 
@@ -43,16 +44,6 @@ def assert_pixels(image: torch.Tensor, expected: list, tolerance: float = 0.0) -
     assert image.dtype == torch.float32
     torch.testing.assert_close(
         image, torch.tensor(expected, dtype=torch.float32) / 255, atol=tolerance / 255, rtol=1e-6
-    )
-
-
-def png(width: int, height: int, color_type: int, depth: int, rows: bytes, *more) -> bytes:
-    """A PNG out of its parts: `more` are chunks (type, content) to come before the pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
     )
 
 
@@ -124,9 +115,9 @@ def test_sixteen_bits_with_color_orientation_and_transparency(tmp_path):
 
 def test_values_of_unknown_scale_are_refused(tmp_path):
     Image.fromarray(np.array([[0.25, 1.0]], np.float32)).save(tmp_path / "a.tif")
-    assert_pixels(read_image(tmp_path / "a.tif"), [[(63.75,) * 3, (255,) * 3]])
+    assert_pixels(read_image(tmp_path / "a.tif"), [[(64,) * 3, (255,) * 3]])
     Image.fromarray(np.array([[0.5, 7.0]], np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(ValueError, match="save it with 8 bits"):
+    with pytest.raises(ValueError, match=r"not within 0\.\.1\. Save as PNG"):
         read_image(tmp_path / "b.tif")
 
 
@@ -190,11 +181,15 @@ def test_broken_files_are_named_and_left_out(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png(60000, 60000, 0, 1, b""))
     references, warnings = load_reference_folder(tmp_path, limit=10)
     assert references.names == ("good.png",)
-    assert_pixels(references.images[0], [[BLUE] * 4] * 4)
-    named = {w.split(" was left out")[0] for w in warnings}
-    assert named == {
-        *("cut whole.jpg", "cut whole.png", "empty.png", "text.jpg", "script.png", "bomb.png")
-    }
+    assert_pixels(references[0], [[BLUE] * 4] * 4)
+    reasons = dict(w.split(" was left out: ") for w in warnings)
+    assert reasons["empty.png"] == "empty. Copy it here again."
+    assert "a vector drawing" in reasons["script.png"]
+    assert "no picture of a kind" in reasons["text.jpg"]
+    assert "too many" in reasons["bomb.png"]
+    for name in ("cut whole.jpg", "cut whole.png"):
+        assert reasons[name].startswith("damaged (") and "PNG or JPEG" in reasons[name]
+    assert len(warnings) == 6
 
 
 def test_a_bomb_is_refused_whatever_pillow_is_told(tmp_path, monkeypatch):
@@ -219,7 +214,7 @@ def test_stray_files_are_ignored_in_silence(tmp_path):
 def test_no_picture_says_where_it_looked(tmp_path):
     with pytest.raises(SeedSelectError) as caught:
         load_reference_folder(tmp_path)
-    assert str(tmp_path) in str(caught.value) and ".webp" in str(caught.value)
+    assert str(tmp_path) in str(caught.value) and "Put PNG or JPEG" in str(caught.value)
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(SeedSelectError, match=r"broken\.png"):
         load_reference_folder(tmp_path)
@@ -271,12 +266,17 @@ def test_only_what_lies_in_the_allowed_folder_is_read(tmp_path):
 # The set
 
 
-def stripes(crop: str, size: tuple[int, int] = (8, 4)) -> ReferenceSet:
+def set_of(*images: torch.Tensor, **options) -> ReferenceSet:
+    pictures = (Picture(str(n), lambda image=image: image) for n, image in enumerate(images))
+    return ReferenceSet(tuple(pictures), **options)
+
+
+def stripes(crop: str, size: tuple[int, int] = (8, 4), **options) -> ReferenceSet:
     """Red | green, green | blue in columns: a wide picture whose middle half is green."""
     width, height = size
     image = torch.tensor([RED, GREEN, GREEN, BLUE], dtype=torch.float32) / 255
     image = image.repeat_interleave(width // 4, 0).expand(height, width, 3).clone()
-    return ReferenceSet((image,), ("stripes",), crop, (1.0, 1.0, 0.0))
+    return set_of(image, crop=crop, **{"background": (1.0, 1.0, 0.0)} | options)
 
 
 def test_crop_modes():
@@ -287,7 +287,7 @@ def test_crop_modes():
     assert_pixels(padded, ground + [row] * 4 + ground)
     squashed = stripes("stretch", (64, 4)).resized(4, 4)[0]
     assert_pixels(squashed, [[RED, GREEN, GREEN, BLUE]] * 4, tolerance=30)
-    tall = ReferenceSet((stripes("center").images[0].transpose(0, 1),), ("tall",))
+    tall = set_of(stripes("center")[0].transpose(0, 1))
     assert_pixels(tall.resized(4, 4)[0], [[GREEN] * 4] * 4)
     with pytest.raises(SeedSelectError, match="crop"):
         stripes("middle")
@@ -296,35 +296,37 @@ def test_crop_modes():
 def test_resizing_is_antialiased_and_stays_in_range():
     lines = torch.zeros(64, 64, 3)
     lines[:, 4::8] = 1.0  # one column in eight
-    small = ReferenceSet((lines,), ("lines",)).resized(8, 8)
+    small = set_of(lines).resized(8, 8)
     assert (small - 1 / 8).abs().max() < 0.03
     edge = torch.zeros(16, 16, 3)
     edge[:, 8:] = 1.0
-    large = ReferenceSet((edge,), ("edge",)).resized(40, 40)
+    large = set_of(edge).resized(40, 40)
     assert large.min() == 0.0 and large.max() == 1.0
 
 
 def test_pictures_of_many_sizes_make_one_batch():
     images = (torch.rand(5, 9, 3), torch.rand(30, 2, 3), torch.rand(1, 1, 3))
-    references = ReferenceSet(images, ("a", "b", "c"))
+    references = set_of(*images)
     assert len(references) == 3
     assert references.resized(6, 4).shape == (3, 4, 6, 3)
     assert references.preview(7).shape == (3, 7, 7, 3)
     for crop in ("pad", "stretch"):
-        assert ReferenceSet(images, ("a", "b", "c"), crop).preview(7).shape == (3, 7, 7, 3)
+        assert set_of(*images, crop=crop).preview(7).shape == (3, 7, 7, 3)
 
 
 def test_fingerprint_changes_with_whatever_changes_a_result():
     base = stripes("center")
-    dot = base.images[0].clone()
+    image = base[0]
+    dot = image.clone()
     dot[0, 0, 0] -= 1 / 255
+    ground = base.background
     others = [
         stripes("pad"),
         stripes("center", (12, 4)),
-        ReferenceSet((dot,), base.names, "center", base.background),
-        ReferenceSet(base.images, base.names, "center", (0.0, 0.0, 0.0)),
-        ReferenceSet(base.images * 2, base.names * 2, "center", base.background),
-        ReferenceSet((base.images[0].transpose(0, 1),), base.names, "center", base.background),
+        set_of(dot, background=ground),
+        stripes("center", background=(0.0, 0.0, 0.0)),
+        set_of(image, image, background=ground),
+        set_of(image.transpose(0, 1), background=ground),
     ]
     assert len({s.fingerprint() for s in [base, *others]}) == 7
     assert base.fingerprint() == stripes("center").fingerprint()
@@ -332,12 +334,12 @@ def test_fingerprint_changes_with_whatever_changes_a_result():
 
 def test_batches_and_combining():
     gray = torch.full((2, 3, 4, 1), 0.5)
-    assert torch.equal(reference_set_from_batch(gray).images[1], torch.full((3, 4, 3), 0.5))
+    assert torch.equal(reference_set_from_batch(gray)[1], torch.full((3, 4, 3), 0.5))
     rgba = torch.tensor([1.0, 0.0, 0.0, 0.25]).expand(1, 2, 2, 4)
     on_blue = reference_set_from_batch(rgba, crop="pad", background=(0.0, 0.0, 1.0))
-    assert on_blue.images[0][0, 0].tolist() == [0.25, 0.0, 0.75]
+    assert on_blue[0][0, 0].tolist() == [0.25, 0.0, 0.75]
     overshoot = reference_set_from_batch(torch.tensor([-0.1, 0.5, 1.1]).expand(1, 2, 2, 3))
-    assert overshoot.images[0][0, 0].tolist() == [0.0, 0.5, 1.0]
+    assert overshoot[0][0, 0].tolist() == [0.0, 0.5, 1.0]
     both = combine(on_blue, reference_set_from_batch(gray))
     assert len(both) == 3 and both.names == ("image 1", "image 1", "image 2")
     assert both.crop == "pad" and both.background == (0.0, 0.0, 1.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 import types
 from pathlib import Path
 
@@ -66,18 +67,18 @@ def test_node_loads_shows_and_warns(load_node, caplog):
 def test_node_runs_again_when_a_file_changes(load_node):
     node, folder, _ = load_node
     place = folder / "letters" / "rare"
-    prints = [node.fingerprint_inputs(folder="letters/rare", seed=0)]
-    assert node.fingerprint_inputs(folder="letters/rare", seed=0) == prints[0]
+    prints = [node.fingerprint_inputs(folder=["letters/rare"], seed=[0])]
+    assert node.fingerprint_inputs(folder=["letters/rare"], seed=[0]) == prints[0]
     os.utime(place / "a.png", ns=(1, 1))
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     save(place / "b.png")
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     (place / "b.png").rename(place / "c.png")
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     (place / "c.png").unlink()
-    prints.append(node.fingerprint_inputs(folder="letters/rare"))
+    prints.append(node.fingerprint_inputs(folder=["letters/rare"]))
     assert len(set(prints[:4])) == 4 and prints[4] == prints[1]
-    assert node.fingerprint_inputs(folder="(none)") == node.fingerprint_inputs(folder="(none)")
+    assert node.fingerprint_inputs(folder=["(none)"]) == node.fingerprint_inputs(folder=["(none)"])
 
 
 def test_node_runs_every_time_when_the_folder_comes_by_a_link(load_node, monkeypatch):
@@ -106,6 +107,11 @@ def test_node_runs_every_time_when_the_folder_comes_by_a_link(load_node, monkeyp
         ("missing", "no folder"),
         ("../outside", "not inside"),
         ("/", "not inside"),
+        ("a\0b", "no name of a folder"),
+        ("long" * 100, "no name of a folder"),
+        (5, "expected the name of a folder, got int"),
+        (True, "expected the name of a folder, got bool"),
+        ({"a": 1}, "expected the name of a folder, got dict"),
     ],
 )
 def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
@@ -124,6 +130,74 @@ def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
     assert valid == (message is None)
     if message:
         assert message in errors[0]["details"]
+
+
+@pytest.mark.parametrize(
+    "folder", ["\0", "x" * 300, "x" * 2**20, "\ud800", "\x1b[2J\n", 5, 0.5, True, ["a"], {"a": 1}]
+)
+def test_a_value_that_is_no_name_is_refused_in_words(load_node, folder):
+    node, _, _ = load_node
+    told = node.validate_inputs([folder])
+    assert told.startswith("folder: ") and told.isprintable() and len(told) <= 2000
+    for call in (node.fingerprint_inputs, lambda folder: run_node(node, folder)):
+        with pytest.raises(ValueError, match=r"^folder: "):
+            call([folder])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such permissions there")
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444])
+def test_a_folder_that_may_not_be_read_is_told_of(load_node, monkeypatch, mode):
+    with tempfile.TemporaryDirectory() as root:  # which all may enter, unlike pytest's own
+        monkeypatch.setattr(folder_paths, "input_directory", root)
+        os.chmod(root, 0o755)
+        closed = Path(root, "closed")
+        closed.mkdir()
+        save(closed / "a.png")
+        closed.chmod(mode)
+        user = os.geteuid()
+        if user == 0:  # who may read all
+            os.seteuid(65534)
+        try:
+            with pytest.raises(
+                ValueError, match=r"^folder: '.*' cannot be read \(Permission denied"
+            ):
+                run_node(load_node[0], "closed")
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o755)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are not bytes there")
+def test_names_that_cannot_be_shown_are_shown_in_another_form(load_node):
+    node, folder, texts = load_node
+    for name in (b"caf\xe9.png", b"\x1b[2J.png", b"a\n[ERROR] b.png"):
+        (folder / "letters" / os.fsdecode(name)).write_bytes(b"no picture")
+    save(folder / "letters" / os.fsdecode(b"z\xe9.png"))
+    references, _ = run_node(node, "letters", order="name").args
+    assert references.names == (r"z\udce9.png",)
+    lines = texts[-1].split("\n")
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    assert node.fingerprint_inputs(["letters"]) == node.fingerprint_inputs(["letters"])
+
+
+def test_node_tells_what_it_left_out_and_where_more_is_said(load_node, caplog):
+    node, folder, texts = load_node
+    place = folder / "letters" / "rare"
+    (place / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for number in range(12):
+        (place / f"scan{number}.png").write_bytes(b"%d" % number * (number + 1))
+    run_node(node, "letters/rare", limit=1)
+    assert texts[-1].splitlines() == [
+        "1 references",
+        "photo.heic was left out: HEIC, which cannot be read here. Save as PNG or JPEG.",
+    ]
+    (place / "a.png").unlink()
+    save(place / "z.png")
+    run_node(node, "letters/rare")
+    lines = texts[-1].splitlines()
+    assert lines[0] == "1 references" and "photo.heic was left out: HEIC" in lines[1]
+    assert lines[2].startswith("scan0.png, scan1.png, scan2.png and 9 more were left out: damaged")
+    assert "scan2.png" in caplog.text
 
 
 def test_the_host_still_checks_the_other_lists(load_node, monkeypatch):

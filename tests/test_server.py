@@ -255,6 +255,31 @@ def test_references_are_read_again_when_a_file_changes(client, server, api):
     assert list(red) == [255, 0, 0] and list(blue) == [0, 0, 255]
 
 
+def test_a_list_of_pictures_is_one_set_and_a_cut_out_shows_the_background(client, server, api):
+    cut_out = Image.new("RGBA", (64, 64), (0, 0, 255, 255))
+    cut_out.paste((255, 0, 0, 0), (32, 0, 64, 64))
+    cut_out.save(server.base_directory / "input/cut out.png")
+    of_list = {"folder": "(none)", "images": ["list", 0]}
+    of_file = {"folder": "(none)", "images": ["load", 0], "mask": ["load", 1]}
+    prompt = api(
+        {
+            "letters": ("SeedSelectPocketReferences", {"letter": "S", "count": 3}),
+            "list": ("RebatchImages", {"images": ["letters", 0], "batch_size": 1}),
+            "refs": ("SeedSelectLoadReferenceSet", of_list),
+            "load": ("LoadImage", {"image": "cut out.png"}),
+            "cut": ("SeedSelectLoadReferenceSet", of_file),
+            "seen": ("PreviewImage", {"images": ["cut", 1]}),
+            "seen too": ("PreviewImage", {"images": ["refs", 1]}),
+        }
+    )
+    events = []
+    result = client.run(prompt, events.append)
+    assert [e.text for e in events if e.node == "refs" and e.text] == ["3 references"]
+    assert len(pictures(client, result, "seen too")) == 3
+    cut = pictures(client, result, "seen")[0]
+    assert list(cut[256, 100]) == [0, 0, 255] and list(cut[256, 400]) == [255, 255, 255]
+
+
 def test_cancel_keeps_the_best_seed_and_leaves_the_model_alone(client, server, api):
     plain = api(pocket() | {"ks": ksampler()} | shown("plain", "ks"))
     untouched = pictures(client, client.run(plain), "plain")

@@ -185,7 +185,12 @@ def with_callbacks(options: dict) -> dict:
 
 
 def run_node(node, **inputs):
-    """One run of a node in the host's own way; its NodeOutput."""
+    """One run of a node in the host's own way; its NodeOutput.
+
+    A node that takes lists gets each value in one, where it is none yet.
+    """
+    if node.INPUT_IS_LIST:
+        inputs = {name: v if isinstance(v, list) else [v] for name, v in inputs.items()}
     clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
     with torch.inference_mode():
         return clone.execute(**inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from comfyui_version import __version__ as HOST_VERSION
 
 from ..host import calls, layers, samplers, session, weights
+from ..host.devices import unproven_device
 from ..host.needs import unbound
 from ..host.samplers import sampler_name
 from .parts import foreign_attention, parts_of
@@ -53,7 +54,8 @@ def doubts(denoising: Denoising) -> list[str]:
     """What nobody has proven, as a user reads it; empty where everything is.
 
     The sampler, the model's family, every other part of the graph, attention that was replaced
-    behind the host's back, the host's version, and what of a liberty does not bind to it.
+    behind the host's back, the device, the host's version, and what of a liberty does not bind to
+    it.
     """
     guider = denoising.guider
     proven = Proven.read()
@@ -61,7 +63,7 @@ def doubts(denoising: Denoising) -> list[str]:
     name = sampler_name(denoising.sampler)
     function = getattr(denoising.sampler, "sampler_function", type(denoising.sampler))
     # A sampler of another node pack may bear the name of one of the host's.
-    module = getattr(inspect.unwrap(function), "__module__", "")
+    module = getattr(inspect.unwrap(function), "__module__", None) or ""
     if ("samplers", name) not in proven.names or not module.startswith("comfy."):
         found.append(f"sampler '{name}'")
     family = type(guider.model_patcher.model.model_config)
@@ -73,6 +75,8 @@ def doubts(denoising: Denoising) -> list[str]:
     parts = parts_of(guider) - proven.parts
     found += [f"'{part}' in the graph" for part in sorted(parts)]
     found += [f"attention replaced by '{part}'" for part in sorted(foreign_attention())]
+    device = unproven_device(guider.model_patcher.load_device)
+    found += [f"the device {device}"] if device else []
     return found + _of_the_host(guider)
 
 

@@ -11,16 +11,19 @@ F_i is the host's own sampler function on a chain of two sigmas, called with the
 so that forwards and backwards cannot disagree.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import comfy.samplers
 import torch
+from comfy.sampler_helpers import convert_cond
 
-from ..errors import Rule, SeedSelectError, require_rules
+from ..errors import Rule, SeedSelectError, is_whole, require_rules
 from ..likeness.vae import VaeCodec, require_vae
+from ..memory.plan import with_room
 from ..seeds.seed import SamplingSettings, Seed
-from .sampling import host_ksampler, intermediate
+from .finite import blamed_for_prediction, is_finite
+from .sampling import host_ksampler, intermediate, shares_condition
 
 # Deterministic, and each step needs the current latent alone. "ddim" is Euler in the host.
 INVERTIBLE = ("ddim", "euler", "heun")
@@ -61,7 +64,8 @@ class Refinement:
     tolerance: float = 1e-4
 
     def __post_init__(self):
-        require_rules(Rule("refinements", self.evaluations >= 1, "1 or more", self.evaluations))
+        n = self.evaluations
+        require_rules(Rule("refinements", is_whole(n) and n >= 1, "a whole number of 1 or more", n))
 
 
 def solve_step(
@@ -179,8 +183,7 @@ class _Backwards(comfy.samplers.Sampler):
         planned = steps * (self._refinement.evaluations + 1)
 
         def report(done: int) -> None:
-            if self._on_step is not None:
-                self._on_step(done, planned)
+            self._on_step(done, planned)
 
         picture = self._picture.to(noise)
         x = _undo(lambda v: scaling.inverse_noise_scaling(sigmas[-1], v), picture)
@@ -206,6 +209,8 @@ class _Backwards(comfy.samplers.Sampler):
             None,
             True,
         )
+        if not (is_finite(noise) and is_finite(final)):
+            raise SeedSelectError(blamed_for_prediction(model_wrap, picture, sigmas))
         self.noise = noise
         self.final = final
         self.evaluations = guider.evaluations
@@ -256,7 +261,8 @@ def invert_images(
             Fewer than planned are needed where steps are done early. May raise to cancel.
 
     Raises:
-        SeedSelectError: an input does not fit, or the result is no number.
+        SeedSelectError: an input does not fit, or the result is no number; or there is no memory,
+            not even for one picture after the other.
     """
     if sampling.sampler_name not in INVERTIBLE:
         raise SeedSelectError(
@@ -264,13 +270,47 @@ def invert_images(
             f"the way, or a step needs those before it. Use one of {', '.join(INVERTIBLE)}; "
             "'Sample From Seed' may draw the seed with a similar one afterwards."
         )
+
+    def inverted(parts: Sequence[torch.Tensor]) -> Inversion:
+        def reported(done: int, planned: int) -> None:
+            if on_step is not None:
+                on_step(len(found) * planned + done, len(parts) * planned)
+
+        found: list[Inversion] = []
+        for part in parts:
+            backwards = (sampling, refinement or Refinement(), reported)
+            found.append(_inverted(model, positive, negative, vae, part, *backwards))
+        return _together(found)
+
+    conditions = convert_cond([*positive, *negative])
+    alone = [images] if not all(map(shares_condition, conditions)) else images.split(1)
+    return with_room(
+        inverted,
+        ([images],),
+        (alone,),
+        where="inverting the picture",
+        remedy="Give a smaller picture, or start ComfyUI with --lowvram.",
+    )
+
+
+def _inverted(
+    model,
+    positive: list,
+    negative: list,
+    vae,
+    images: torch.Tensor,
+    sampling: SamplingSettings,
+    refinement: Refinement,
+    on_step: Callable[[int, int], None],
+) -> Inversion:
+    """`invert_images` of a batch that there is memory for."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(sampling.cfg)
     _require_fixed_hooks(guider.original_conds)
     picture = _encoded(model, vae, images)
     sampler = comfy.samplers.sampler_object(sampling.sampler_name)
-    backwards = _Backwards(sampler, picture, refinement or Refinement(), on_step)
+    backwards = _Backwards(sampler, picture, refinement, on_step)
     empty = torch.zeros_like(picture)
     result = guider.sample(
         empty,
@@ -283,6 +323,20 @@ def invert_images(
     return _inversion(model, sampling, backwards, picture, result)
 
 
+def _together(found: Sequence[Inversion]) -> Inversion:
+    """Several inversions as that of one batch."""
+    if len(found) == 1:
+        return found[0]
+    noise = torch.cat([one.seed.noise for one in found])
+    evaluations = sum(one.seed.evaluations for one in found)
+    return Inversion(
+        replace(found[0].seed, noise=noise, evaluations=evaluations),
+        {"samples": torch.cat([one.latent["samples"] for one in found])},
+        torch.cat([one.rmse for one in found]),
+        torch.cat([one.relative for one in found]),
+    )
+
+
 def _inversion(
     model,
     sampling: SamplingSettings,
@@ -291,11 +345,6 @@ def _inversion(
     result: torch.Tensor,
 ) -> Inversion:
     """What ``backwards`` has found, and how near it is."""
-    if not (backwards.noise.isfinite().all() and backwards.final.isfinite().all()):
-        raise SeedSelectError(
-            "model: the inversion did not give numbers. Check that model and VAE give a picture "
-            "with a plain KSampler at these settings (some VAEs need --fp32-vae)."
-        )
     result = intermediate(result)
     rms = (picture.cpu().flatten(1)).square().mean(1).sqrt()
     rmse = (backwards.final.cpu() - picture.cpu()).flatten(1).square().mean(1).sqrt()
@@ -321,7 +370,16 @@ def _encoded(model, vae, images: torch.Tensor) -> torch.Tensor:
             "least. Give the size that the model draws."
         )
     require_vae(model, vae)
+    if not is_finite(images):
+        raise SeedSelectError(
+            "image: it holds values that are not numbers. Save it with 8 bits and load that."
+        )
     picture = model.model.process_latent_in(codec.encode(images[..., :3]).float())
+    if not is_finite(picture):
+        raise SeedSelectError(
+            "vae: what it makes of the picture is not a number. Half precision may be too coarse "
+            "for it: start ComfyUI with --fp32-vae."
+        )
     if picture.ndim != 2 + model.get_model_object("latent_format").latent_dimensions:
         raise SeedSelectError(
             "vae: it is for pictures, the model makes videos. Connect the VAE that belongs to the "

@@ -6,10 +6,12 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ..host.samplers import sampler_of
+from ..host.samplers import require_scheduler, sampler_of
 from ..likeness.vae import host_pictures
+from ..memory.plan import with_room
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
+from .finite import watching
 
 # What a condition may hold a picture for each of the batch in.
 PICTURES = {
@@ -34,7 +36,7 @@ def draw_references(
     empty = torch.zeros_like(samples[:1]).repeat(count, *[1] * (samples.ndim - 1))
     noise = comfy.sample.prepare_noise(empty, sampling.seed)
     drawn = sample_from_seed(model, positive, negative, Seed(noise, sampling), sampling)
-    return reference_set_from_batch(host_pictures(vae, drawn["samples"]))
+    return reference_set_from_batch(host_pictures(vae, drawn["samples"]), name="contrast_prompt")
 
 
 def sample_from_seed(
@@ -53,28 +55,39 @@ def sample_from_seed(
         latent: what the seed was optimized on, needed only for inpainting.
 
     Raises:
-        SeedSelectError: the seed was made for another model or size, or no function stands behind
-            the sampler's name.
+        SeedSelectError: the seed was made for another model or size, the host does not know its
+            sampler or scheduler, the model's prediction is not a number where the sampler would not
+            end, or there is no memory.
     """
     sampling = sampling or seed.sampling.override()
     latent = latent or {"samples": torch.zeros_like(seed.noise)}
     samples = latent_samples(model, latent)
     seed.require_fit(model, samples)
     sampler_of(sampling.sampler_name)
-    result = comfy.sample.sample(
-        model,
-        seed.noise,
-        sampling.steps,
-        sampling.cfg,
-        sampling.sampler_name,
-        sampling.scheduler,
-        positive,
-        negative,
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=sampling.seed,
+    require_scheduler(sampling.scheduler)
+
+    def sample() -> torch.Tensor:
+        return comfy.sample.sample(
+            model,
+            seed.noise,
+            sampling.steps,
+            sampling.cfg,
+            sampling.sampler_name,
+            sampling.scheduler,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=watching(callback),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=sampling.seed,
+        )
+
+    result = with_room(
+        sample,
+        *[()] * 2,
+        where="sampling",
+        remedy="Make fewer or smaller pictures at a time.",
     )
     kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     return kept | {"samples": result}
@@ -95,7 +108,12 @@ def intermediate(latent: torch.Tensor) -> torch.Tensor:
 
 
 def host_ksampler(model, sampling: SamplingSettings) -> comfy.samplers.KSampler:
-    """The host's KSampler, which knows the sigmas of a scheduler and of samplers with rules."""
+    """The host's KSampler, which knows the sigmas of a scheduler and of samplers with rules.
+
+    Raises:
+        SeedSelectError: the host does not know the scheduler.
+    """
+    require_scheduler(sampling.scheduler)
     return comfy.samplers.KSampler(
         model,
         steps=sampling.steps,

@@ -12,9 +12,12 @@ differ by <w, H u>, which is about the hidden path's share of the squared motion
 gradient the chain would be no witness: what is hidden is all but orthogonal to what is seen.)
 """
 
+import math
+
 import torch
 
 from ..errors import NoGradient
+from .finite import NotNumbers, is_finite
 from .unroll import Chain
 
 # Lengths of the motion, as shares of the noise's own: the first tells w, the others are compared.
@@ -34,6 +37,9 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
 
     Returns:
         The smallest over `STEPS`, or the first below a tenth of `LIMIT`.
+
+    Raises:
+        NotNumbers: the result is none, so that no gradient of it is right or wrong.
     """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(noise.shape, generator=generator, dtype=torch.float32).to(noise)
@@ -48,6 +54,8 @@ def directional_error(chain: Chain, noise: torch.Tensor) -> float:
         return change / (2 * step)
 
     moved = motion(FIRST)
+    if not is_finite(moved):
+        raise NotNumbers("SeedSelect: the picture is not a number.")
     along = moved / moved.norm()
     z = noise.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad((along * result(z)).sum(), z)
@@ -70,9 +78,10 @@ def require_exact_gradient(chain: Chain, noise: torch.Tensor, what: str) -> None
     """
     error = directional_error(chain, noise)
     if not error <= LIMIT:
+        share = f"by {error:.0%}" if math.isfinite(error) else "altogether"
         raise NoGradient(
             f"SeedSelect: the gradient through {what} is wrong (it differs from a finite "
-            f"difference by {error:.0%}), since part of it hides its computation from PyTorch. "
+            f"difference {share}), since part of it hides its computation from PyTorch. "
             "Choose a sampler from KSamplerSelect, or disconnect the node that puts this on the "
             "model."
         )

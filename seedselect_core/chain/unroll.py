@@ -43,6 +43,7 @@ from ..memory.meter import Meter
 from ..memory.plan import Plan
 from ..memory.recompute import CheckpointedGuider, Recomputation
 from ..memory.saved import Keeper, MadeWeights, storages
+from .finite import CALLS_PER_STEP, Watched
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Chain:
         self._fresh = recomputation.state.snapshot()
         # How many predictions are differentiated in a run of so many steps.
         self._differentiated: dict[tuple[int, int], int] = {}
+        self._trusts = True
 
     def __call__(
         self,
@@ -166,6 +168,14 @@ class Chain:
             return denoised
         # The prediction at the last step is the result, but for samplers that correct it once more.
         return [*denoised[:-1], final]
+
+    def watched(self, noise: torch.Tensor, keep: int) -> list[torch.Tensor]:
+        """A run in which every prediction is looked at, see `seedselect_core.chain.finite`."""
+        self._trusts = False
+        try:
+            return self(noise, keep)
+        finally:
+            self._trusts = True
 
     def recovers(self, error: BaseException) -> bool:
         """Whether a gradient that failed by ``error`` can be taken when it is tried once more."""
@@ -243,8 +253,9 @@ class Chain:
         guider = CheckpointedGuider(
             self.guider, self._recomputation, count, exact, self.plan.level, kept
         )
+        trusted = CALLS_PER_STEP * (len(sigmas) - 1) if self._trusts else 0
         with self.keeper.waiting() if self.plan.level.away else contextlib.nullcontext():
-            final = self._run_sampler(guider, sigmas, noise, collect)
+            final = self._run_sampler(Watched(guider, trusted), sigmas, noise, collect)
         if torch.is_grad_enabled():
             self._differentiated[run] = guider.differentiated
         return final

@@ -23,7 +23,7 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
@@ -31,6 +31,7 @@ import comfy.samplers
 import torch
 
 from ..errors import NoGradient, SeedSelectError
+from ..text import quoted
 from .layers import differentiable_slerp
 from .needs import Need, exchanged
 from .weights import ordinary_view
@@ -77,6 +78,15 @@ REFUSED: dict[str, str] = {
     ),
 }
 
+# Node packs that add names to the host's lists, by how the names begin: seeds travel with them.
+PACKS: dict[str, str] = {
+    "res_": "RES4LYF",
+    "deis_": "RES4LYF",
+    "rk_": "RES4LYF",
+    "beta57": "RES4LYF",
+    "bong_tangent": "RES4LYF",
+}
+
 
 def sampler_name(sampler: comfy.samplers.Sampler) -> str:
     """The host's name of a SAMPLER: "euler", "ddim"; else that of its function or class."""
@@ -105,8 +115,9 @@ def sampler_of(name: str) -> comfy.samplers.Sampler:
     """The host's SAMPLER of a name.
 
     Raises:
-        SeedSelectError: the name is on the host's list, and no function stands behind it.
+        SeedSelectError: the host does not know the name, or no function stands behind it.
     """
+    _require_name("sampler_name", name, comfy.samplers.SAMPLER_NAMES)
     try:
         return comfy.samplers.sampler_object(name)
     except Exception as error:
@@ -114,7 +125,21 @@ def sampler_of(name: str) -> comfy.samplers.Sampler:
             f"sampler: '{name}' is on ComfyUI's list, and no function stands behind it: another "
             "node pack has put it there for nodes of its own. Choose another sampler, such as "
             "euler or ddim."
-        ) from error
+        ) from quoted(error)
+
+
+def require_scheduler(name: str) -> None:
+    """Raise `SeedSelectError` where the host does not know a scheduler: it would take another."""
+    _require_name("scheduler", name, comfy.samplers.SCHEDULER_NAMES)
+
+
+def _require_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        pack = next((pack for start, pack in PACKS.items() if name.startswith(start)), None)
+        raise SeedSelectError(
+            f"{what}: this ComfyUI has no '{name}'. It comes with {pack or 'another node pack'}: "
+            f"install that, or set {what} to one that is there."
+        )
 
 
 def require_sampler(sampler: comfy.samplers.Sampler) -> None:

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import SeedSelectError
+from ..host.devices import where_complete
 from ..host.layers import layer_norms_keep_their_input
+from ..memory.plan import with_room
 from .clamping import clamp_inward, ordinary, with_gradient_of
 
 
@@ -71,6 +73,9 @@ class ClipVisionEncoder:
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0..1 to the model's normalised pixels [B, 3, h, w]."""
+        return where_complete(self._preprocess, images)
+
+    def _preprocess(self, images: torch.Tensor) -> torch.Tensor:
         c = self.clip_vision
         settings = {"size": c.image_size, "mean": c.image_mean, "std": c.image_std}
         flexible = c.model_type == "siglip2_vision_model"
@@ -117,7 +122,21 @@ def encode_references(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tens
 
 
 def unit_embeddings(encoder: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
-    """Unit vectors [B, D] on the CPU of images [B, H, W, C] in 0..1; loads the weights."""
-    comfy.model_management.load_models_gpu([encoder.patcher])
-    parts = [encode_references(encoder, part[..., :3]).cpu() for part in images.split(16)]
-    return F.normalize(torch.cat(parts).float(), dim=-1)
+    """Unit vectors [B, D] on the CPU of images [B, H, W, C] in 0..1; loads the weights.
+
+    Raises:
+        SeedSelectError: there is no memory, not even for one picture after the other.
+    """
+
+    def embed(batch: int) -> torch.Tensor:
+        comfy.model_management.load_models_gpu([encoder.patcher])
+        parts = images.split(batch)
+        return torch.cat([encode_references(encoder, part[..., :3]).cpu() for part in parts])
+
+    embeddings = with_room(
+        embed,
+        *((16,), (1,)),
+        where="comparing the pictures",
+        remedy="Connect a smaller image encoder to clip_vision, or give smaller pictures.",
+    )
+    return F.normalize(embeddings.float(), dim=-1)

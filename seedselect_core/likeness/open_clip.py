@@ -1,14 +1,21 @@
 """The image towers of open_clip, by architecture and file."""
 
+import contextlib
 from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ..errors import SeedSelectError
+from ..host.devices import where_complete
+from ..text import printable, quoted
 from .clamping import clamp_inward
 from .encoders import normalize, resize_and_crop
+
+# How weights are named in Hugging Face's layout, which the host reads and open_clip does not.
+HOST_LAYOUT = "vision_model."
 
 
 class OpenClipEncoder:
@@ -30,6 +37,7 @@ class OpenClipEncoder:
     def __init__(self, architecture: str, checkpoint_file: str | Path):
         open_clip = _open_clip()
         path = _require_files(open_clip, architecture, checkpoint_file)
+        _require_layout(path)
         try:
             model = open_clip.create_model(
                 architecture,
@@ -40,10 +48,12 @@ class OpenClipEncoder:
                 weights_only=True,
             )
         except Exception as error:  # open_clip lets through whatever its many readers raise
+            if HOST_LAYOUT in str(error):
+                raise _for_the_host(path) from None
             raise SeedSelectError(
                 f"open_clip checkpoint: '{path.name}' cannot be read as weights of {architecture}. "
-                f"Check that file and architecture belong together ({error})."
-            ) from error
+                f"Check that file and architecture belong together ({printable(error, 200)})."
+            ) from None  # it may list every weight of the model
 
         self.model = model.visual.eval().requires_grad_(False)
         self.patcher = comfy.model_patcher.ModelPatcher(
@@ -66,6 +76,9 @@ class OpenClipEncoder:
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0..1 to the model's normalised pixels [B, 3, size, size]."""
+        return where_complete(self._preprocess, images)
+
+    def _preprocess(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images[..., :3].movedim(-1, 1)
         pixels = clamp_inward(resize_and_crop(pixels, self.size, self.crop, self.mode))
         return normalize(pixels, self.mean, self.std)
@@ -84,7 +97,7 @@ def _open_clip():
         raise SeedSelectError(
             "open_clip: the Python package is not installed. Install it into ComfyUI's Python "
             "with 'pip install open_clip_torch', or connect a CLIP_VISION instead."
-        ) from error
+        ) from quoted(error)
     return open_clip
 
 
@@ -108,6 +121,21 @@ def _require_files(open_clip, architecture: str, checkpoint_file: str | Path) ->
             f"of the weights of {architecture}; they are never downloaded for you."
         )
     return path
+
+
+def _require_layout(path: Path) -> None:
+    """Raise `SeedSelectError` for a file that 'Load CLIP Vision' reads, before gigabytes of it."""
+    with contextlib.suppress(SafetensorError, OSError):  # a file of PyTorch, or a damaged one
+        with safe_open(path, framework="pt") as file:
+            if any(key.startswith(HOST_LAYOUT) for key in file.keys()):
+                raise _for_the_host(path)
+
+
+def _for_the_host(path: Path) -> SeedSelectError:
+    return SeedSelectError(
+        f"open_clip checkpoint: '{path.name}' is laid out for 'Load CLIP Vision'. Load it with "
+        "that node, and connect its CLIP_VISION to clip_vision."
+    )
 
 
 def _preprocessing(open_clip, architecture: str) -> dict:

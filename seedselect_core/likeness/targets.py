@@ -79,7 +79,7 @@ def build_targets(
 
     def embed(pictures: ReferenceSet) -> torch.Tensor:
         """[k, V, D]"""
-        images = pictures.resized(*size)
+        images = pictures.fitted(*size)
         return torch.stack(
             [encode_references(encoder, apply_views(image[None], maps)) for image in images]
         )
@@ -89,7 +89,7 @@ def build_targets(
     target = centroid(embeddings)
     # Before the VAE is loaded, which may take the encoder's place.
     neighbor = None if contrast is None else centroid(embed(contrast).flatten(0, 1))
-    pictures = references.resized(*codec.encoding_size(*size))
+    pictures = references.fitted(*codec.encoding_size(*size))
     latents = [codec.encode(image[None]) for image in pictures]
     with torch.inference_mode(False), torch.no_grad():
         latents = torch.cat(latents)

@@ -8,6 +8,7 @@ from comfy.ldm.modules.temporal_ae import VideoDecoder
 
 from ..errors import SeedSelectError
 from ..host.decoder import attached_memory, fixed_rng
+from ..memory.plan import with_room
 from ..memory.strips import Strips
 from .clamping import clamp_inward, ordinary, with_gradient_of
 
@@ -148,8 +149,17 @@ def _picture(raw: torch.Tensor) -> torch.Tensor:
 
 
 def host_pictures(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The host's `vae.decode` of ``latents``: [B, H, W, 3], of videos the first frame."""
-    images = vae.decode(latents)
+    """The host's `vae.decode` of ``latents``: [B, H, W, 3], of videos the first frame.
+
+    Raises:
+        SeedSelectError: there is no memory for it.
+    """
+    images = with_room(
+        vae.decode,
+        *[(latents,)] * 2,
+        where="decoding the pictures",
+        remedy="Lower the batch or the size of 'Empty Latent Image', or use a smaller VAE.",
+    )
     return (images[:, 0] if images.ndim == 5 else images)[..., :3]
 
 

@@ -6,10 +6,13 @@ transformation, Athalye et al., ICML 2018, arXiv 1707.07397). The views are draw
 same, so that losses of different iterations can be compared.
 """
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
+
+from ..host.devices import where_complete
 
 MAX_SHIFT = 0.06
 MAX_ZOOM = 0.12
@@ -38,12 +41,19 @@ def apply_views(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
 
     The first view is passed on untouched. What a view shows beyond the edge repeats the edge.
     """
-    seen = [images]
+    if len(views) == 1:
+        return images
+    others = functools.partial(_moved, views=views[1:])
+    return torch.cat([images, where_complete(others, images)])
+
+
+def _moved(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    seen = []
     pictures = images.movedim(-1, 1)
     height, width = images.shape[1:3]
     # Maps are of pixels; the grid measures each side by its own length.
     to_grid = torch.tensor([[1, height / width, 1], [width / height, 1, 1]])
-    for view in (views[1:] * to_grid.to(views)).to(images):
+    for view in (views * to_grid.to(views)).to(images):
         grid = F.affine_grid(
             view.expand(len(images), 2, 3), list(pictures.shape), align_corners=False
         )

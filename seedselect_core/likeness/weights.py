@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import Rule, require_rules
+from ..errors import Rule, is_number, require_rules
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,28 @@ class LossWeights:
     steps: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
-        weights = (self.semantic, self.appearance, self.norm, self.contrast)
-        summed = abs(sum(self.steps) - 1) < 1e-3 and min(self.steps) >= 0
+        weights = {
+            f"{name}_weight": getattr(self, name)
+            for name in ("semantic", "appearance", "norm", "contrast")
+        }
+        steps = bool(self.steps) and all(is_number(step) and step >= 0 for step in self.steps)
         require_rules(
-            Rule("loss weights", min(weights) >= 0, "0 or more", weights),
+            *(
+                Rule(name, is_number(value) and value >= 0, "a number of 0 or more", value)
+                for name, value in weights.items()
+            )
+        )
+        require_rules(
             Rule(
-                "loss weights",
+                "semantic_weight, appearance_weight",
                 self.semantic + self.appearance > 0,
-                "such that semantic or appearance counts",
-                weights,
+                "such that one of them counts",
+                (self.semantic, self.appearance),
             ),
             Rule(
                 "step_weights",
                 # A chain shorter than the weights is left with the last of them.
-                summed and self.steps[-1] > 0,
+                steps and abs(sum(self.steps) - 1) < 1e-3 and self.steps[-1] > 0,
                 "numbers of 0 or more that sum to 1, the last greater than 0",
                 self.steps,
             ),

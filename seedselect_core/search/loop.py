@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointError
 
+from ..chain.finite import NotNumbers
+from ..chain.refusals import refusal
 from ..chain.unroll import Chain
 from ..errors import NoGradient, SeedSelectError
 from ..host.calls import MADE_OTHERWISE
@@ -26,6 +28,8 @@ from ..likeness.objective import Losses, Objective
 from ..memory.levels import NONE
 from ..memory.plan import free, out_of_memory
 from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
+from ..seeds.rescue import Unfinished
+from ..text import quoted
 from .room import Room
 from .settings import Settings
 
@@ -123,10 +127,10 @@ class Search:
         self.draw = draw
         self.can_split_batch = can_split_batch
         self.is_video = is_video
-        self.on_note: Callable[[str], None] = lambda note: None
+        self.blame: Callable[..., str] = lambda *_: ""  # see `seedselect_core.search.blame`
         self._last_objective: Objective | None = None
         self._first: torch.Tensor | None = None  # the noise that was drawn in full first
-        self.room = Room(settings, can_split_batch, lambda message: self.on_note(message))
+        self.room = Room(settings, can_split_batch)
         self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)
@@ -135,7 +139,9 @@ class Search:
         self._stale = 0  # iterations since the best became better
         self.done = 0
         self.planned = 0
-        self._drawn = 0  # further draws so far
+        self.drawn = 0  # further draws so far
+        self.resumed: Unfinished | None = None  # how far the search had come that this goes on with
+        self.first_semantic: Sequence[float] = ()  # of its first noise
 
     def search_by(self, objective: Objective) -> None:
         """Let a cheaper objective guide all but the last iterations."""
@@ -147,13 +153,17 @@ class Search:
         self.seeds = len(noise)
         self.device = noise.device
         self.drafts = s.candidates if s.candidates > 1 and 0 < s.draft_steps < chain.steps else 0
+        first = 0
+        if self.resumed is not None:
+            self.drawn = self.resumed.draws
+            first = min(self.resumed.iterations, s.iterations)
         # Runs of the chain: a gradient each, the last noise, the best ones.
-        runs = self._draws() + s.iterations + (s.iterations > 0) + 1
+        runs = self._draws() + s.iterations - first + (s.iterations > 0) + 1
         self.done = 0
-        self.planned = s.draft_steps * self.drafts + chain.steps * runs
+        self.planned = s.draft_steps * self._drafts_left() + chain.steps * runs
         noise = self._choose_start(chain, noise).clone().requires_grad_()
         descent = self._descent(noise)
-        for self.iteration in range(s.iterations):
+        for self.iteration in range(first, s.iterations):
             if not self.sparing(chain, self._iterate, noise, descent):
                 break
         if s.iterations > 0 and chain.plan.level is not NONE:
@@ -193,10 +203,11 @@ class Search:
             self._evaluate(chain, noise, torch.arange(self.seeds))
 
     def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
-        if self.settings.optimizer == "adamw":
-            return torch.optim.AdamW([noise], self.settings.learning_rate)
         rate = self.settings.learning_rate
-        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True)
+        # To do many tensors at once is no use for one, and DirectML cannot.
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW([noise], rate, foreach=False)
+        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True, foreach=False)
 
     def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
         """One step, or none where memory runs out within it."""
@@ -236,31 +247,49 @@ class Search:
         """What an error message is to end with."""
         return " The best seed so far is kept." if self.best is not None else ""
 
+    def state(self) -> Unfinished:
+        """How far the search has come."""
+        s = self.settings
+        return Unfinished(self.iteration, s.iterations, self.drawn, s.fingerprint())
+
+    def _drafts_left(self) -> int:
+        """Drafts to be drawn; a search has no best seed, and cannot be resumed, before the last."""
+        return 0 if self.resumed else self.drafts
+
+    def _tries(self) -> list[Callable[[Chain, torch.Tensor], None]]:
+        """What is to be compared with the first noise that is drawn in full."""
+        s = self.settings
+        drafted = max(0, self.drafts - 1)  # each but the first was a draw
+        tries = [self._try_draw] * (0 if self.drafts else s.candidates - 1)
+        tries += [self._try_neighbor] * s.neighbors
+        return tries[max(0, self.drawn - drafted) :]
+
     def _draws(self) -> int:
         """Runs of the chain that choose the start; none where the first gradient's is the first."""
-        s = self.settings
-        draws = (1 if self.drafts else s.candidates) + s.neighbors
-        return 0 if draws == 1 and s.iterations > 0 else draws
+        tries = len(self._tries())
+        return 0 if tries == 0 and self.settings.iterations > 0 else 1 + tries
 
     def _choose_start(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         """For every seed the best of the draws."""
-        s = self.settings
         rows = torch.arange(len(noise))
-        if self.drafts:
+        if self._drafts_left():
             noise = self._best_draft(chain, noise, rows)
         if not self._draws():
             return noise
+        tries = self._tries()
         self._evaluate(chain, noise, rows)
-        for _ in range(self.drafts or 1, s.candidates):
-            self._evaluate(chain, self.sparing(chain, self._draw, noise), rows)
-        for _ in range(s.neighbors):
-            self._try_neighbor(chain, rows)
+        for one_more in tries:
+            one_more(chain, rows)
         return self.best.noise.to(noise.device)
+
+    def _try_draw(self, chain: Chain, rows: torch.Tensor) -> None:
+        like = self.best.noise.to(self.device)
+        self._evaluate(chain, self.sparing(chain, self._draw, like), rows)
 
     def _draw(self, chain: Chain, like: torch.Tensor) -> torch.Tensor:
         """The next draw of Gaussian noise."""
-        drawn = self.draw(self._drawn + 1).to(like)
-        self._drawn += 1
+        drawn = self.draw(self.drawn + 1).to(like)
+        self.drawn += 1
         return drawn
 
     def _try_neighbor(self, chain: Chain, rows: torch.Tensor) -> None:
@@ -315,7 +344,12 @@ class Search:
             except Exception as error:
                 fits = out_of_memory(error) and self.room.shrink(chain)
                 if not (fits or chain.recovers(error)):
-                    raise
+                    refused = refusal(error, self.suspects, chain.plan.level is not NONE)
+                    if refused is None:
+                        raise
+                    if chain.plan.level is NONE:
+                        raise refused from quoted(error)
+                    self.room.without_gradient(str(refused), chain)
             # Only now, since the error held what was in the way.
             free()
             self.planned += self.done - done
@@ -372,13 +406,14 @@ class Search:
         try:
             (gradient,) = torch.autograd.grad(losses.total.sum(), part)
         except CheckpointError as error:
-            raise NoGradient(MADE_OTHERWISE) from error
+            raise NoGradient(MADE_OTHERWISE) from quoted(error)
         self._require_pull(gradient, part)
         if not torch.isfinite(gradient).all():
-            raise SeedSelectError(
+            raise self.nonsense(
                 "SeedSelect: the gradient is not a number. Half precision may be too coarse for "
-                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate."
-                + self.describe_best()
+                "this model: start ComfyUI with --force-fp32, or lower cfg or the learning rate.",
+                *(chain, part, rows),
+                backward=True,
             )
         if self.settings.clip_norm:
             norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
@@ -398,15 +433,27 @@ class Search:
             )
 
     def _drawn_losses(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, **how) -> Losses:
-        denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
+        try:
+            denoised = self._run(chain, noise, len(self.settings.weights.steps), **how)
+        except NotNumbers as error:
+            raise self.nonsense(str(error), chain, noise, rows) from None
+        denoised = [latent.to(noise.dtype) for latent in denoised]  # some samplers give float64
         losses = self.objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
         if not torch.isfinite(losses.total).all():
-            raise SeedSelectError(
+            raise self.nonsense(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "
                 "that model and VAE give a picture with a plain KSampler at these settings (some "
-                "VAEs need --fp32-vae)." + self.describe_best()
+                "VAEs need --fp32-vae).",
+                *(chain, noise, rows),
             )
         return losses.joined() if self.is_video else losses
+
+    def nonsense(
+        self, otherwise: str, chain: Chain, noise: torch.Tensor, rows: torch.Tensor, backward=False
+    ) -> SeedSelectError:
+        """The error that names what is not a number first; ``otherwise`` where none is found."""
+        found = self.blame(chain, self.objective, noise.detach(), rows, backward)
+        return SeedSelectError((found or otherwise) + self.describe_best())
 
     def _remember(self, noise: torch.Tensor, rows: torch.Tensor, losses: Losses) -> None:
         """Keep what is better than the best so far, of the seeds ``rows`` [b] with ``noise``."""
@@ -418,7 +465,7 @@ class Search:
                 noise.detach().cpu().clone(),
                 losses.total.detach().cpu().clone(),
                 losses.semantic.cpu().clone(),
-                losses.semantic.cpu().clone(),
+                torch.tensor(self.first_semantic or losses.semantic.tolist()),
                 losses.images.cpu().clone(),
             )
 

@@ -1,6 +1,8 @@
 """Find noise whose picture agrees with the references: the host's own way."""
 
+import functools
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import comfy.sample
 import torch
 
 from ..chain.doubts import doubts
+from ..chain.finite import NotNumbers, is_finite
 from ..chain.sampling import intermediate, latent_samples, shares_condition
 from ..chain.self_check import require_exact_gradient
 from ..chain.unroll import Chain, Denoising, unrolled_sampling
@@ -20,10 +23,12 @@ from ..likeness.objective import Objective
 from ..likeness.targets import Targets, build_targets
 from ..likeness.vae import VaeCodec, require_vae
 from ..memory.levels import NONE
-from ..memory.plan import out_of_memory
+from ..memory.plan import out_of_memory, with_room
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
-from .loop import Search, SeedHistory
+from ..text import printable, quoted
+from .blame import blame, require_latent, require_targets
+from .loop import Progress, Search, SeedHistory
 from .scene import Callbacks, CustomScene, Scene
 from .settings import Settings
 
@@ -43,7 +48,9 @@ def optimize_seed(
     Args:
         sampling: how the picture is drawn; its number is that of the first noise.
         start: where the search starts instead of the noise of ``sampling.seed``, as many as the
-            batch; an inverted picture, a centroid, an earlier seed.
+            batch; an inverted picture, a centroid, an earlier seed. A search that did not end goes
+            on from its unfinished seed with what is left of it, where nothing of ``settings`` and
+            of ``sampling`` but the number has changed since.
         contrast: images of the concept that the model confuses this one with.
         subsets: for each seed of the batch the indices of the references that it gets; all else.
 
@@ -56,6 +63,8 @@ def optimize_seed(
     """
     if start is not None:
         start.require_fit(scene.model, latent_samples(scene.model, scene.latent), "start")
+        if _goes_on(start, sampling, settings):
+            sampling = start.sampling  # its number too, by which further noise is drawn
     return optimize_noise(
         scene.custom(sampling),
         sampling,
@@ -102,6 +111,7 @@ def optimize_noise(
     process_out = model.model.process_latent_out
     objective = Objective(scene.encoder, codec, targets, settings.weights, process_out)
     search = _search(scene, samples, settings, objective, draw, callbacks)
+    make = _listened(search, callbacks, start, model, sampling)
     patchers = [scene.vae.patcher, scene.encoder.patcher]
     if scene.search_vae is not None:
         search.search_by(replace(objective, codec=VaeCodec(scene.search_vae)))
@@ -120,11 +130,11 @@ def optimize_noise(
         )
     except BaseException as error:
         if search.best is not None:
-            callbacks.unfinished(_seed(search, model, sampling))
+            callbacks.rescue(lambda: replace(make(), unfinished=search.state()))
         if out_of_memory(error):
-            raise _out_of_memory(search) from error
+            raise _out_of_memory(search) from quoted(error)
         raise
-    return _seed(search, model, sampling), {"samples": intermediate(result)}, search.history
+    return make(), {"samples": intermediate(result)}, search.history
 
 
 def _search(
@@ -143,13 +153,59 @@ def _search(
         can_split_batch=_can_split_batch(scene, samples),
         is_video=_is_video(scene.denoising.guider.model_patcher),
     )
-    search.on_note = callbacks.note
+    search.room.tell = callbacks.note
+    search.blame = functools.partial(blame, scene.search_vae)
     if settings.iterations > 0:
         try:
             require_sampler(scene.denoising.sampler)
         except NoGradient as error:
             search.room.without_gradient(str(error))
     return search
+
+
+def _goes_on(start: Seed | None, sampling, settings: Settings) -> bool:
+    """Whether a seed is the best of a search by these settings that did not end."""
+    if start is None or start.unfinished is None:
+        return False
+    same = type(sampling) is type(start.sampling)
+    same = same and replace(sampling, seed=start.sampling.seed) == start.sampling
+    return same and start.unfinished.settings == settings.fingerprint()
+
+
+def _listened(
+    search: Search, callbacks: Callbacks, start, model, sampling: SamplingSettings | CustomSampling
+) -> Callable[[], Seed]:
+    """Makes the best seed so far, which is handed over from now on as it changes.
+
+    Args:
+        start: the NOISE that the search starts at; it goes on with that of an unfinished search.
+    """
+    earlier = start.optimized if isinstance(start, SeedNoise) else None
+    if _goes_on(earlier, sampling, search.settings):
+        search.resumed = earlier.unfinished
+        search.first_semantic = earlier.first_semantic
+        done = f"after iteration {earlier.unfinished.iterations} of {earlier.unfinished.planned}"
+        callbacks.note(f"Going on with an unfinished search, {done}.")
+    elif earlier is not None and earlier.unfinished is not None:
+        earlier = None
+        callbacks.note("The unfinished seed was searched for by other settings: starting there.")
+
+    searching = weakref.proxy(search)  # which holds what is made here, and so the model
+
+    def make() -> Seed:
+        best = _seed(searching, model, sampling)
+        if searching.resumed is None:
+            return best
+        return replace(best, evaluations=earlier.evaluations + best.evaluations)
+
+    def told(progress: Progress) -> None:
+        if progress.best is not None:
+            state = searching.state()
+            callbacks.so_far(lambda: replace(make(), unfinished=state), progress.new_best)
+        callbacks.progress(progress)
+
+    search.on_progress = told
+    return make
 
 
 def _require_inputs(scene: CustomScene, samples: torch.Tensor, settings: Settings) -> VaeCodec:
@@ -164,6 +220,7 @@ def _require_inputs(scene: CustomScene, samples: torch.Tensor, settings: Setting
     require_vae(model, scene.vae)
     if scene.search_vae is not None:
         require_vae(model, scene.search_vae, "search_vae")
+    require_latent(scene.latent)
     return codec
 
 
@@ -182,6 +239,10 @@ def _noise_of(start, latent: dict) -> torch.Tensor:
     noise = start.generate_noise(latent)
     if not noise.any():
         raise SeedSelectError("noise: it is empty. Connect RandomNoise, or 'Seed To Noise'.")
+    if not is_finite(noise):
+        raise SeedSelectError(
+            "noise: it holds values that are not numbers. Connect RandomNoise, or 'Seed To Noise'."
+        )
     return noise
 
 
@@ -193,17 +254,28 @@ def _targets(
     contrast: ReferenceSet | None,
 ) -> Targets:
     ratio = scene.vae.spacial_compression_decode()
-    comfy.model_management.load_models_gpu([scene.encoder.patcher])
-    return build_targets(
-        scene.references,
-        scene.encoder,
-        codec,
-        scene.denoising.guider.model_patcher.model.process_latent_in,
-        (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
-        views,
-        contrast,
-        is_video=samples.ndim == 5,
+
+    def build() -> Targets:
+        comfy.model_management.load_models_gpu([scene.encoder.patcher])
+        return build_targets(
+            scene.references,
+            scene.encoder,
+            codec,
+            scene.denoising.guider.model_patcher.model.process_latent_in,
+            (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
+            views,
+            contrast,
+            is_video=samples.ndim == 5,
+        )
+
+    targets = with_room(
+        build,
+        *[()] * 2,
+        where="encoding the references",
+        remedy="Lower limit in 'Load Reference Set', views, or the size of 'Empty Latent Image'.",
     )
+    require_targets(targets)
+    return targets
 
 
 def _is_video(model) -> bool:
@@ -236,15 +308,15 @@ def _checked(
     unsettled = bool(doubted) and doubt not in callbacks.settled
 
     def checked(chain: Chain, noise: torch.Tensor) -> torch.Tensor:
-        search.room.prepare(chain, noise, search.objective)
+        search.sparing(chain, search.room.prepare, noise, search.objective)
         if (always or unsettled) and chain.plan.level is not NONE:
             if unsettled:
                 note = f"Nobody has tried {doubted}. Checking the gradient first."
-                logging.warning("SeedSelect: %s", note)
+                logging.warning("SeedSelect: %s", printable(note))
                 callbacks.note(note)
             # One picture says as much as the batch, where it is drawn alone as in it.
             part = noise[:1] if search.can_split_batch else noise
-            search.sparing(chain, _check, part, doubted or name)
+            search.sparing(chain, _check, part, search, doubted or name)
             if chain.plan.level is not NONE:
                 callbacks.settled.add(doubt)
         chain.evaluations = 0
@@ -253,9 +325,13 @@ def _checked(
     return checked
 
 
-def _check(chain: Chain, noise: torch.Tensor, what: str) -> None:
-    if chain.plan.level is not NONE:  # as it is once the check has failed
+def _check(chain: Chain, noise: torch.Tensor, search: Search, what: str) -> None:
+    if chain.plan.level is NONE:  # as it is once the check has failed
+        return
+    try:
         require_exact_gradient(chain, noise, what)
+    except NotNumbers as error:
+        raise search.nonsense(str(error), chain, noise, torch.arange(len(noise))) from None
 
 
 def _out_of_memory(search: Search) -> SeedSelectError:

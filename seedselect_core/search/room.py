@@ -17,6 +17,7 @@ from ..chain.unroll import Chain, MoreRoom
 from ..likeness.objective import Objective
 from ..memory.levels import AUTOMATIC, BLOCKS, KEPT, LEVELS, NONE, WHOLE, Level
 from ..memory.plan import GIB, Needs, Plan, batches, choose, out_of_memory, smaller
+from ..text import printable
 from .settings import Settings
 
 
@@ -26,18 +27,18 @@ class Room:
     Args:
         settings: tells the level that the user asks for, and the steps that are differentiated.
         can_split_batch: whether seeds may be drawn in parts of the batch.
-        tell: gets a sentence for the user.
 
     Attributes:
+        tell: gets sentences for the user.
         differentiates: whether gradients are taken; not so once something has shown that it has
             none.
     """
 
-    def __init__(self, settings: Settings, can_split_batch: bool, tell: Callable[[str], None]):
+    def __init__(self, settings: Settings, can_split_batch: bool):
+        self.tell: Callable[[str], None] = lambda message: None
         self.differentiates = settings.iterations > 0
         self._settings = settings
         self._can_split = can_split_batch
-        self._tell = tell
         self._seeds = 1
         self._levels: Sequence[Level] = LEVELS
         self._sizes = [1]
@@ -129,5 +130,5 @@ class Room:
             raise MoreRoom(size)
 
     def _say(self, message: str) -> None:
-        logging.info("SeedSelect: %s", message)
-        self._tell(message)
+        logging.info("SeedSelect: %s", printable(message))
+        self.tell(message)

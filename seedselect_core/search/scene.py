@@ -1,5 +1,6 @@
 """What a search is given: the parts of the user's graph, and whom to tell how it goes."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from ..chain.unroll import Denoising
 from ..host.samplers import sampler_of
 from ..likeness.encoders import ImageEncoder
 from ..references import ReferenceSet
-from ..seeds.seed import SamplingSettings
+from ..seeds.seed import SamplingSettings, Seed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Callbacks:
     Attributes:
         progress: gets a `Progress` after every denoising step.
         unfinished: gets the best seed so far when the run ends by an error or by Cancel.
+        so_far: gets a function that makes the best seed so far, and whether it may differ from
+            before: after every denoising step, once there is one.
         note: gets a sentence for the user where nobody has tried what is in the graph.
         settled: doubts whose gradient was found right. What is found is added, so that whoever
             keeps this set is not asked to wait for the same check again.
@@ -89,5 +92,16 @@ class Callbacks:
 
     progress: Callable[..., None] = _ignore
     unfinished: Callable[..., None] = _ignore
+    so_far: Callable[..., None] = _ignore
     note: Callable[[str], None] = _ignore
     settled: set[str] = field(default_factory=set)
+
+    def rescue(self, make: Callable[[], Seed]) -> None:
+        """Hand over what the error that is being handled would lose.
+
+        Nothing that fails here may take that error's place.
+        """
+        try:
+            self.unfinished(make())
+        except Exception:
+            logging.warning("SeedSelect: the best seed so far is not kept.", exc_info=True)

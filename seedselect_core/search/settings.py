@@ -1,9 +1,12 @@
 """Settings of the optimization, and the presets."""
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, field, replace
+import sys
+from dataclasses import asdict, dataclass, field, replace
 
-from ..errors import Rule, require_rules
+from ..errors import Rule, is_number, is_whole, require_rules
 from ..likeness.weights import LossWeights
 from ..memory.levels import AUTOMATIC, LEVELS
 
@@ -11,6 +14,7 @@ OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "published")
 SHELLS = ("free", "sphere", "channels")
 MEMORY = (AUTOMATIC, *(level.name for level in LEVELS))
+SMALLEST = sys.float_info.min  # greater than 0
 
 
 @dataclass(frozen=True)
@@ -61,28 +65,35 @@ class Settings:
     memory: str = AUTOMATIC
 
     def __post_init__(self):
-        def at_least(least: int, *names: str) -> list[Rule]:
+        # By API, or by a link from another node, anything comes: "not a number" too.
+        def whole(least: int, *names: str) -> list[Rule]:
             values = [(name, getattr(self, name)) for name in names]
-            return [Rule(name, value >= least, f"{least} or more", value) for name, value in values]
+            rule = f"a whole number of {least} or more"
+            return [Rule(name, is_whole(v) and v >= least, rule, v) for name, v in values]
 
-        def above_zero(name: str) -> Rule:
-            value = getattr(self, name)
-            return Rule(name, value > 0, "greater than 0", value)
+        def number(least: float, rule: str, *names: str) -> list[Rule]:
+            values = [(name, getattr(self, name)) for name in names]
+            return [Rule(name, is_number(v) and v >= least, rule, v) for name, v in values]
 
         def one_of(name: str, choices: tuple[str, ...]) -> Rule:
             value = getattr(self, name)
             return Rule(name, value in choices, f"one of {', '.join(choices)}", value)
 
         require_rules(
-            *at_least(0, "iterations", "draft_steps", "neighbors", "gradient_steps"),
-            *at_least(1, "views", "candidates"),
-            above_zero("learning_rate"),
-            above_zero("neighbor_angle"),
+            *whole(0, "iterations", "draft_steps", "neighbors", "gradient_steps", "patience"),
+            *whole(1, "views", "candidates"),
+            *number(SMALLEST, "a number greater than 0", "learning_rate", "neighbor_angle"),
+            *number(0, "a number of 0 or more", "clip_norm", "target"),
             one_of("optimizer", OPTIMIZERS),
             one_of("schedule", SCHEDULES),
             one_of("shell", SHELLS),
             one_of("memory", MEMORY),
         )
+
+    def fingerprint(self) -> str:
+        """The same for two searches that take the same way."""
+        facts = asdict(replace(self, memory=AUTOMATIC))  # the gradient is the same with less of it
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def reweighted(self, **weights: float | tuple[float, ...]) -> "Settings":
         """A copy with other loss weights, by the names of `LossWeights`."""

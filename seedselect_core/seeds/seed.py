@@ -1,37 +1,43 @@
 """The Seed: optimized noise, and the settings under which it draws what it was optimized for.
 
-File format: safetensors with one tensor ``noise`` and, as metadata ``seedselect``, a JSON object of
-the other fields. Seeds travel between strangers, so a file is read without running anything from
-it, and every field is checked before it is used.
+File format (docs/seed-format.md): safetensors with one tensor ``noise`` and, as metadata
+``seedselect``, a JSON object of the other fields. Seeds travel between strangers, so a file is read
+without running anything from it, what is large is refused before it is read, and every field must
+be what `schema.FIELDS` says.
 """
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import comfy.sample
-import comfy.samplers
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
 
 from ..errors import Rule, SeedSelectError, require_rules
+from ..text import printable
+from .rescue import Unfinished, write_whole
+from .schema import FIELDS, require_fields
 
+# Raised when an older version would read a file wrongly. Every version reads all formats before it.
 FORMAT = 1
 NO_STEP = "sigmas: there is no step to denoise. Connect a scheduler with one step or more."
 MAX_VALUES = 2**26  # 256 MiB of float32: 64 latents of 2048 x 2048 pixels, 16 channels
-
-
-def _seed_rule(seed) -> Rule:
-    holds = type(seed) is int and 0 <= seed < 2**64
-    return Rule("seed", holds, "a whole number of 0 to 2^64 - 1", seed)
+# Bytes of a file's header. safetensors itself reads up to 100 MB, for which it takes 30 times that.
+MAX_HEADER = 2**20
+LOSSES = ("semantic", "first_semantic", "total")
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What a KSampler is told: a seed draws the same picture only with the same."""
+    """What a KSampler is told: a seed draws the same picture only with the same.
+
+    The names may be those of another node pack. Only who samples with them must know them.
+    """
 
     steps: int
     cfg: float
@@ -40,17 +46,7 @@ class SamplingSettings:
     seed: int
 
     def __post_init__(self):
-        steps = type(self.steps) is int and 1 <= self.steps <= 10_000
-        cfg = type(self.cfg) in (int, float) and 0 <= self.cfg <= 100
-        sampler = self.sampler_name in comfy.samplers.SAMPLER_NAMES
-        scheduler = self.scheduler in comfy.samplers.SCHEDULER_NAMES
-        require_rules(
-            Rule("steps", steps, "a whole number of 1 to 10,000", self.steps),
-            Rule("cfg", cfg, "a number of 0 to 100", self.cfg),
-            Rule("sampler_name", sampler, "one of the host's samplers", self.sampler_name),
-            Rule("scheduler", scheduler, "one of the host's schedulers", self.scheduler),
-            _seed_rule(self.seed),
-        )
+        require_fields(vars(self))
 
     def override(self, **changes) -> "SamplingSettings":
         """A copy with those of ``changes`` that are not None."""
@@ -82,18 +78,7 @@ class CustomSampling:
     def __post_init__(self):
         if isinstance(self.sigmas, tuple) and len(self.sigmas) < 2:
             raise SeedSelectError(NO_STEP)
-        numbers = isinstance(self.sigmas, tuple) and all(
-            type(sigma) is float and 0 <= sigma < 1e9 for sigma in self.sigmas
-        )
-        guider = isinstance(self.guider, str) and len(self.guider) <= 100
-        sampler = isinstance(self.sampler, str) and len(self.sampler) <= 100
-        sigmas = numbers and len(self.sigmas) <= 10_001
-        require_rules(
-            Rule("guider", guider, "a name of at most 100 letters", self.guider),
-            Rule("sampler", sampler, "a name of at most 100 letters", self.sampler),
-            Rule("sigmas", sigmas, "at most 10,001 numbers of 0 or more", self.sigmas),
-            _seed_rule(self.seed),
-        )
+        require_fields(vars(self))
 
     def override(self, **changes) -> SamplingSettings:
         """The settings that ``changes`` give in full.
@@ -130,6 +115,7 @@ class Seed:
         total: the whole loss of each picture.
         evaluations: what it cost: predictions by the guider, one for each picture, those that the
             backward pass makes again included.
+        unfinished: how far the search had come, where this is the best of one that did not end.
     """
 
     noise: torch.Tensor
@@ -139,10 +125,16 @@ class Seed:
     first_semantic: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
+    unfinished: Unfinished | None = None
 
     def with_noise(self, noise: torch.Tensor) -> "Seed":
         """Other noise for the same model and settings; what it draws is not known."""
-        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[])
+        return replace(self, noise=noise, semantic=[], first_semantic=[], total=[], unfinished=None)
+
+    def parts(self) -> list["Seed"]:
+        """This seed, in as many as it takes for a file to hold each."""
+        parts = self.noise.split(max(1, MAX_VALUES // self.noise[0].numel()))
+        return [self] if len(parts) == 1 else [self.with_noise(noise) for noise in parts]
 
     def require_fit(self, model, samples: torch.Tensor | None, name: str = "seed") -> None:
         """Raise `SeedSelectError` where this noise was made for another model or size.
@@ -172,7 +164,11 @@ class Seed:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file that `load_seed` reads.
+        """Write the file that `load_seed` reads."""
+        write_whole(path, self.encoded())
+
+    def encoded(self) -> bytes:
+        """What the file of this seed holds.
 
         Raises:
             SeedSelectError: the noise is too large to be loaded again.
@@ -182,11 +178,23 @@ class Seed:
                 f"seed: its noise has {self.noise.numel()} values, a file at most {MAX_VALUES}. "
                 "Make fewer or smaller pictures at a time."
             )
-        facts = asdict(replace(self, noise=None)) | {"format": FORMAT}
-        del facts["noise"]
         with torch.inference_mode(False):
             noise = self.noise.clone()
-        save_file({"noise": noise}, path, {"seedselect": json.dumps(facts)})
+        return save({"noise": noise}, {"seedselect": self._facts()})
+
+    def _facts(self) -> str:
+        """All but the noise, as a file holds it: what it could not be read with is left out."""
+        facts = asdict(replace(self, noise=None)) | {"format": FORMAT}
+        del facts["noise"]
+        if self.unfinished is None:
+            del facts["unfinished"]
+        for name in ("latent_format", *LOSSES):
+            if not FIELDS[name].holds(facts[name]):
+                facts[name] = type(facts[name])()
+        text = json.dumps(facts)
+        if len(text) > MAX_HEADER // 2:  # of tens of thousands of pictures
+            text = json.dumps(facts | {name: [] for name in LOSSES})
+        return text
 
 
 def describe_batch(latents: torch.Tensor) -> str:
@@ -204,17 +212,17 @@ class SeedNoise:
     """A seed as the host's NOISE, for SamplerCustomAdvanced."""
 
     def __init__(self, seed: Seed):
-        self._seed = seed
+        self.optimized = seed
         self.seed = seed.sampling.seed
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
-        self._seed.require_shape(input_latent["samples"])
+        self.optimized.require_shape(input_latent["samples"])
         # The host's RandomNoise leaves PyTorch's own generators in the state from which some
         # samplers go on; so the draw is made, though what it gives is not used.
         comfy.sample.prepare_noise(
             input_latent["samples"], self.seed, input_latent.get("batch_index")
         )
-        return self._seed.noise.clone()
+        return self.optimized.noise.clone()
 
 
 def load_seed(path: Path) -> Seed:
@@ -224,57 +232,84 @@ def load_seed(path: Path) -> Seed:
         SeedSelectError: not a seed file, of a newer format, too large, or with values out of range.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("seedselect")
-            if text is None or list(file.keys()) != ["noise"]:
-                raise SeedSelectError(f"seed file: '{path.name}' is not a SeedSelect seed.")
-            part = file.get_slice("noise")
-            shape = part.get_shape()
-            kind = part.get_dtype()
-            if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
-                raise SeedSelectError(
-                    f"seed file: the noise in '{path.name}' is {shape} {kind}; expected four "
-                    f"or five dimensions of F32 and at most {MAX_VALUES} values."
-                )
-            noise = file.get_tensor("noise")
-        facts = json.loads(text)
-    except SeedSelectError:
-        raise
+        text, noise = _read(path)
+        return _seed_of(noise, json.loads(text))
+    except SeedSelectError as error:
+        raise SeedSelectError(f"seed file: '{path.name}' {error}") from None
     # ValueError: no JSON, or a number of too many digits.
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise SeedSelectError(f"seed file: '{path.name}' cannot be read as a seed.") from error
-    return _checked(path.name, noise, facts)
-
-
-def _checked(name: str, noise: torch.Tensor, facts) -> Seed:
-    if not isinstance(facts, dict) or type(facts.get("format")) is not int:
-        raise SeedSelectError(f"seed file: '{name}' is not a SeedSelect seed.")
-    if facts["format"] != FORMAT:
+    except (OSError, SafetensorError, ValueError, RecursionError):
         raise SeedSelectError(
-            f"seed file: '{name}' has a format that this version cannot read. Update the node pack."
+            f"seed file: '{path.name}' cannot be read as a seed. Copy it again from where it came."
+        ) from None
+
+
+def _read(path: Path) -> tuple[str, torch.Tensor]:
+    """The JSON text and the noise of a file, whose sizes are looked at before they are read.
+
+    The file is not mapped into memory: one that is cut short meanwhile would end the process.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        header = int.from_bytes(start, "little")
+        if header > MAX_HEADER:
+            raise SeedSelectError(
+                f"is not a SeedSelect seed: its header would have {header} bytes, that of a seed "
+                f"has at most {MAX_HEADER}."
+            )
+        size = os.fstat(file.fileno()).st_size
+        if size > 8 + header + 4 * MAX_VALUES:
+            raise SeedSelectError(f"holds more noise than a seed: at most {MAX_VALUES} values.")
+        content = start + file.read(size)
+    tensors = deserialize(content)
+    text = (json.loads(content[8 : 8 + header]).get("__metadata__") or {}).get("seedselect")
+    if not isinstance(text, str) or [name for name, _ in tensors] != ["noise"]:
+        raise SeedSelectError("is not a SeedSelect seed.")
+    shape = tensors[0][1]["shape"]
+    kind = tensors[0][1]["dtype"]
+    if kind != "F32" or len(shape) not in (4, 5) or not 0 < math.prod(shape) <= MAX_VALUES:
+        raise SeedSelectError(
+            f"holds noise of {printable(shape, 60)} {kind}; expected four or five dimensions of "
+            f"F32 and at most {MAX_VALUES} values."
         )
+    return text, torch.frombuffer(tensors[0][1]["data"], dtype=torch.float32).view(shape)
+
+
+def _seed_of(noise: torch.Tensor, facts) -> Seed:
+    """The seed that a file tells, each field checked."""
+    if not isinstance(facts, dict) or type(facts.get("format")) is not int or facts["format"] < 1:
+        raise SeedSelectError("is not a SeedSelect seed.")
+    if facts["format"] > FORMAT:
+        raise SeedSelectError("has a format that this version cannot read. Update the node pack.")
     if not torch.isfinite(noise).all() or not noise.flatten(1).any(dim=1).all():
-        raise SeedSelectError(
-            f"seed file: the noise in '{name}' holds values that are no numbers, or nothing but 0."
-        )
-    sampling = facts.get("sampling")
-    latent_format = facts.get("latent_format")
+        raise SeedSelectError("holds noise whose values are no numbers, or nothing but 0.")
+    told = {f.name: facts.get(f.name) for f in fields(Seed) if f.name in FIELDS}
+    try:
+        require_fields(told)
+        for name in LOSSES:
+            count = len(told[name])
+            rule = f"one number for each of {len(noise)} pictures"
+            require_rules(Rule(name, count in (0, len(noise)), rule, f"{count} numbers"))
+        sampling = _sampling_of(facts.get("sampling"))
+        return Seed(noise, sampling, **told, unfinished=_unfinished_of(facts.get("unfinished")))
+    except SeedSelectError as error:
+        raise SeedSelectError(f"holds what no seed does: {error}") from None
+
+
+def _sampling_of(facts) -> SamplingSettings | CustomSampling:
+    """How to sample a seed, as a file tells it: the names of the fields say which kind it is."""
     kinds = {frozenset(f.name for f in fields(k)): k for k in (SamplingSettings, CustomSampling)}
-    if not isinstance(sampling, dict) or frozenset(sampling) not in kinds:
-        raise SeedSelectError(f"seed file: '{name}' does not tell how to sample it.")
-    if isinstance(sampling.get("sigmas"), list):
-        sampling["sigmas"] = tuple(sampling["sigmas"])
-    sampling = kinds[frozenset(sampling)](**sampling)
-    losses = {key: facts.get(key) for key in ("semantic", "first_semantic", "total")}
-    numbers = all(
-        isinstance(values, list)
-        and len(values) in (0, len(noise))
-        and all(type(v) in (int, float) and abs(v) < 1e9 for v in values)
-        for values in losses.values()
-    )
-    if not numbers or not isinstance(latent_format, str) or len(latent_format) > 100:
-        raise SeedSelectError(f"seed file: '{name}' holds fields that no seed has.")
-    evaluations = facts.get("evaluations")
-    if type(evaluations) is not int or evaluations < 0:
-        raise SeedSelectError(f"seed file: '{name}' does not tell what it cost.")
-    return Seed(noise, sampling, latent_format, **losses, evaluations=evaluations)
+    if not isinstance(facts, dict) or frozenset(facts) not in kinds:
+        raise SeedSelectError("sampling: it does not tell how to sample the noise.")
+    sigmas = facts.get("sigmas")
+    if isinstance(sigmas, list):
+        facts = facts | {"sigmas": tuple(sigmas)}
+    return kinds[frozenset(facts)](**facts)
+
+
+def _unfinished_of(facts) -> Unfinished | None:
+    """How far the search had come, as a file tells it."""
+    if facts is None:
+        return None
+    if not isinstance(facts, dict) or facts.keys() != {f.name for f in fields(Unfinished)}:
+        raise SeedSelectError("unfinished: it does not tell how far its search had come.")
+    return Unfinished(**facts)

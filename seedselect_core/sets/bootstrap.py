@@ -8,13 +8,14 @@ What is too near to a picture already made is thrown away.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from comfy.sampler_helpers import convert_cond
 
 from ..chain.sampling import shares_condition
-from ..errors import Rule, SeedSelectError, require_rules
+from ..errors import Rule, SeedSelectError, is_number, is_whole, require_rules
 from ..host.samplers import BATCH_INDEPENDENT
 from ..likeness.encoders import unit_embeddings
 from ..likeness.vae import host_pictures
@@ -51,13 +52,20 @@ class SetSettings:
     attempts: float = 3.0
 
     def __post_init__(self):
+        angle = is_number(self.angle) and 0 < self.angle <= 1.571
+        least = {"min_distance": (self.min_distance, 0), "attempts": (self.attempts, 1)}
+        whole = {"count": (self.count, 1), "subset": (self.subset, 0)}
+        whole["iterations"] = (self.iterations, 0)
         require_rules(
-            Rule("count", self.count >= 1, "1 or more", self.count),
-            Rule("subset", self.subset >= 0, "0 or more", self.subset),
-            Rule("angle", 0 < self.angle <= 1.571, "above 0 and at most 1.571", self.angle),
-            Rule("iterations", self.iterations >= 0, "0 or more", self.iterations),
-            Rule("min_distance", self.min_distance >= 0, "0 or more", self.min_distance),
-            Rule("attempts", self.attempts >= 1, "1 or more", self.attempts),
+            *(
+                Rule(name, is_whole(v) and v >= low, f"a whole number of {low} or more", v)
+                for name, (v, low) in whole.items()
+            ),
+            Rule("angle", angle, "above 0 and at most 1.571", self.angle),
+            *(
+                Rule(name, is_number(v) and v >= low, f"a number of {low} or more", v)
+                for name, (v, low) in least.items()
+            ),
         )
 
 
@@ -227,7 +235,12 @@ class _Making:
             contrast=self.contrast,
             subsets=self._subsets(),
             callbacks=replace(
-                self.callbacks, progress=self._show, unfinished=self.under_way.append
+                self.callbacks,
+                progress=self._show,
+                unfinished=self.under_way.append,
+                so_far=lambda make, new: self.callbacks.so_far(
+                    lambda: self._together([make()]), new
+                ),
             ),
         )
         self.under_way.append(self.seed)
@@ -241,11 +254,14 @@ class _Making:
 
     def rescue(self) -> None:
         """Hand over what an error or Cancel would lose."""
+        if self.under_way or self.made is not None:
+            self.callbacks.rescue(lambda: self._together(self.under_way))
+
+    def _together(self, under_way: Sequence[Seed]) -> Seed:
+        """The noise of all pictures that are kept, and of a batch that is under way."""
         found = [] if self.made is None else [self.made.noise]
-        found += [best.noise for best in self.under_way]
-        if found:
-            of_run = (self.under_way or [self.seed])[0]
-            self.callbacks.unfinished(of_run.with_noise(torch.cat(found)))
+        found += [best.noise for best in under_way]
+        return [self.seed, *under_way][-1].with_noise(torch.cat(found))
 
     def result(self) -> tuple[Seed, PictureSet]:
         """The seed of what was found, and the whole set."""
@@ -276,7 +292,7 @@ class _Making:
 
     def _subsets(self) -> list[list[int]]:
         """For each row of the next batch the references that it gets."""
-        k = len(self.scene.references.images)
+        k = len(self.scene.references)
         size = min(self.wanted.subset or k, k)
         drawn = (torch.randperm(k, generator=self.generator) for _ in range(self.batch))
         return [order[:size].tolist() for order in drawn]

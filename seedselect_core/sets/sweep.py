@@ -115,6 +115,9 @@ def run_sweep(
                     callbacks,
                     progress=lambda progress, pair=pair: callbacks.progress(progress, sweep, pair),
                     unfinished=found.append,
+                    so_far=lambda make, new: callbacks.so_far(
+                        lambda: _together([*found, make()]), new
+                    ),
                 ),
             )
             found.append(seed)
@@ -122,10 +125,14 @@ def run_sweep(
             sweep.cells[pair] = Cell(pictures, _mean_losses(seed, history))
     except BaseException:
         if found:
-            noise = torch.cat([seed.noise for seed in found])
-            callbacks.unfinished(found[-1].with_noise(noise))
+            callbacks.rescue(lambda: _together(found))
         raise
     return sweep
+
+
+def _together(seeds: Sequence[Seed]) -> Seed:
+    """The noise of several seeds in one."""
+    return seeds[-1].with_noise(torch.cat([seed.noise for seed in seeds]))
 
 
 def _mean_losses(seed: Seed, history: SeedHistory) -> tuple[float, float]:
