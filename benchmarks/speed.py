@@ -1,6 +1,6 @@
 """What does an exact gradient cost in time and memory? Everything as ratios, measured in one run.
 
-python3 scripts/host.py bench speed [--only SECTION ...] [--rounds 3] [--threads 2]
+python3 scripts/host.py bench speed [--only SECTION ...] [--steps N ...] [--rounds 3] [--threads 2]
 
 Weights are random, of the host's own classes, in float32 on the CPU. One iteration is one gradient
 of the noise through the whole chain ("ddim", both prompts in a call) and a step of AdamW. The sides
@@ -583,10 +583,10 @@ def beside_published(args: argparse.Namespace) -> Iterator[Row]:
         for side in (published(world, graph, eyes), exact(graph, whole_calls, loss, eyes))
     )
     yield Table("published", world, STEPS[0]).difference(ours, theirs)
-    for steps in STEPS:
-        # The longest by far; what disturbs it evens out within one turn.
-        rounds = min(args.rounds, 2) if steps == max(STEPS) else args.rounds
-        yield from published_at(world, eyes, steps, rounds)
+    for steps in args.steps or STEPS:
+        yield from published_at(world, eyes, steps, args.rounds)
+    if args.steps:
+        return
     modules = modules_of(world, eyes)
     few, many = (
         peak(exact(world.graph(steps), whole_calls, loss, eyes), modules) for steps in GROWTH
@@ -681,13 +681,14 @@ USUAL = ("calls", "batch", "published")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=SECTIONS)
+    parser.add_argument("--steps", type=int, nargs="*", help="of 'published'; writes nothing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="for the full width")
     args = parser.parse_args()
     began = time.monotonic()
     rows = [row for name in args.only or USUAL for row in SECTIONS[name](args)]
     print(f"{time.monotonic() - began:.0f} s")
-    if args.only:
+    if args.only or args.steps:
         return
     kept = {
         "commit": commit_now(),

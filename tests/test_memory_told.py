@@ -163,7 +163,11 @@ def test_the_error_that_is_told_holds_no_frame_of_what_was_in_the_way():
         with_room(work, (), where="testing", remedy="Stop.")
     assert str(error.value) == "SeedSelect: out of memory while testing. Stop."
     cause = error.value.__cause__
-    assert str(cause) == "full" and cause.__traceback__ is None and cause.__context__ is None
+    assert (
+        str(cause) == "MemoryError: full"
+        and cause.__traceback__ is None
+        and cause.__context__ is None
+    )
     assert error.value.__context__ is None
 
 
