@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..seedselect_core.seeds.rescue import write_whole
+from ..seedselect_core.seeds.rescue import keep_newest, write_whole
 
 FOLDER = "seedselect"
 MOST = 256
@@ -49,6 +49,4 @@ def _kept(folder: Path, picture: torch.Tensor) -> str:
 def _remove_oldest(folder: Path, shown: set[str]) -> None:
     with contextlib.suppress(OSError):
         others = [path for path in folder.iterdir() if path.name not in shown]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in others[max(0, MOST - len(shown)) :]:
-            path.unlink()
+        keep_newest(others, max(0, MOST - len(shown)))

@@ -166,6 +166,11 @@ def _remove(paths) -> None:
 def _remove_oldest(folder: Path) -> None:
     """Leave only the newest files of runs that did not end well."""
     with contextlib.suppress(OSError):
-        ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)]
-        ours.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        _remove(ours[KEPT:])
+        keep_newest([path for path in folder.iterdir() if _OURS.fullmatch(path.name)], KEPT)
+
+
+def keep_newest(paths: list[Path], count: int) -> None:
+    """Remove all files but the ``count`` that were changed last."""
+    with contextlib.suppress(OSError):
+        ordered = sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        _remove(ordered[count:])
