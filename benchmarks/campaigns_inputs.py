@@ -48,9 +48,11 @@ TEXT = (
     *("[input] ../a.seed.safetensors", "[input] a.seed.safetensors", "[input] \ud800"),
     *(None, 5, 1.5, True, [], {}, {"__value__": ["a"]}, {"__value__": {}}, float("nan")),
 )
-# A literal in the place of a link (5 for a MODEL) is let through by the host to every node alike,
-# its own too, and is left out.
-SOCKET = (["nowhere", 0], ["pos", 9], ["pos", -1])
+# In the place of a link; the host lets literals through.
+SOCKET = (
+    *(["nowhere", 0], ["pos", 9], ["pos", -1], 5, -1.5, True, None, "x\x1b\ud800", {}),
+    {"__value__": [["a"]]},
+)
 # For sockets of a type, the hostile values of it, by words in their names; the host refuses a link
 # of another type itself. Of SEED other packs have kinds of their own.
 HOSTILE = {

@@ -19,7 +19,7 @@ from .inputs import (
     settings_inputs,
     settings_of,
 )
-from .sockets import ReferenceSetType
+from .sockets import ReferenceSetType, links_checked
 
 
 class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
@@ -71,6 +71,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(
         cls,
         noise,

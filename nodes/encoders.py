@@ -7,9 +7,9 @@ from comfy_api.latest import io
 
 from ..seedselect_core.likeness.encoders import ClipVisionEncoder, ImageEncoder
 from ..seedselect_core.likeness.open_clip import OpenClipEncoder
+from .sockets import EncoderType
 
 FOLDER = "clip_vision"
-EncoderType = io.Custom("IMAGE_ENCODER")
 
 
 def encoder_input(tooltip: str) -> io.MultiType.Input:

@@ -11,7 +11,6 @@ from comfy_api.latest import io
 from ..seedselect_core.chain.inversion import INVERTIBLE, Inversion, Refinement, invert_images
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.likeness.vae import host_pictures
-from ..seedselect_core.pictures import opaque, require_image
 from ..seedselect_core.seeds.geometry import (
     linear_path,
     norms,
@@ -21,7 +20,7 @@ from ..seedselect_core.seeds.geometry import (
     spherical_path,
 )
 from ..seedselect_core.seeds.seed import MAX_VALUES, SamplingSettings, Seed, describe_shape
-from .sockets import SeedType, require_seed
+from .sockets import SeedType, links_checked
 
 PATHS = {"norm-aware": shell_path, "spherical": spherical_path, "linear": linear_path}
 
@@ -48,15 +47,12 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     """Noise [k, C, ...] of the pictures of both seeds.
 
     Raises:
-        SeedSelectError: one is another pack's, or they are of another size, kind of latent, or
-            settings; ``names`` are the inputs that the message speaks of.
+        SeedSelectError: they are of another size, kind of latent, or settings; ``names`` are
+            the inputs that the message speaks of.
     """
     a, b = names
-    require_seed(a, first)
     if second is None:
         return first.noise
-
-    require_seed(b, second)
     if first.noise.shape[1:] != second.noise.shape[1:]:
         raise SeedSelectError(
             f"{b}: it is for {describe_shape(second.noise.shape[1:])}, {a} for "
@@ -139,6 +135,7 @@ class InvertImage(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(
         cls,
         model,
@@ -152,7 +149,6 @@ class InvertImage(io.ComfyNode):
         scheduler,
         refinements,
     ) -> io.NodeOutput:
-        pictures = opaque(require_image("image", image))
         bar = comfy.utils.ProgressBar(1, cls.hidden.unique_id)
 
         def progress(done: int, planned: int) -> None:
@@ -165,7 +161,7 @@ class InvertImage(io.ComfyNode):
             positive,
             negative,
             vae,
-            pictures,
+            image,
             sampling,
             refinement=Refinement(refinements),
             on_step=progress,
@@ -243,6 +239,7 @@ class SeedCentroid(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(cls, seed, mode, other_seed=None) -> io.NodeOutput:
         noise = CENTROIDS[mode](joined(seed, other_seed, ("seed", "other_seed")))
         return io.NodeOutput(derived(noise[None], seed, other_seed))
@@ -287,6 +284,7 @@ class InterpolateSeeds(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(cls, seed_a, seed_b, points, mode) -> io.NodeOutput:
         joined(seed_a, seed_b, ("seed_a", "seed_b"))
         if points * seed_a.noise[0].numel() > MAX_VALUES:

@@ -17,7 +17,7 @@ from .inputs import (
     settings_inputs,
     settings_of,
 )
-from .sockets import SeedType, require_seed
+from .sockets import SeedType, links_checked
 
 
 class SeedSelectOptimize(Searching, io.ComfyNode):
@@ -57,9 +57,8 @@ class SeedSelectOptimize(Searching, io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(cls, preset, start=None, **values) -> io.NodeOutput:
-        if start is not None:
-            require_seed("start", start)
         settings = settings_of(preset, values)
         show = Display(cls.hidden.unique_id, cls.settled)
         scene = scene_of(values)

@@ -13,7 +13,7 @@ from ..seedselect_core.sheets import draw_report
 from ..seedselect_core.text import printable_lines
 from .encoders import encoder_input, image_encoder
 from .inputs import only
-from .sockets import ReferenceSetType
+from .sockets import ReferenceSetType, links_checked
 
 BATCH = 16  # pictures that are compared at a time
 
@@ -60,6 +60,7 @@ class DiversityReportNode(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
         encoder = image_encoder(only("clip_vision", clip_vision))
         made = pictures_of("generated", generated)

@@ -5,7 +5,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import sample_from_seed
-from .sockets import SeedType, require_seed
+from .sockets import SeedType, links_checked
 
 FROM_SEED = "from the seed"
 
@@ -64,10 +64,10 @@ class SampleFromSeed(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(
         cls, model, positive, negative, seed, steps, cfg, sampler_name, scheduler, latent=None
     ) -> io.NodeOutput:
-        require_seed("seed", seed)
         sampling = seed.sampling.override(
             steps=steps or None,
             cfg=None if cfg < 0 else cfg,  # not a number goes on, and is refused

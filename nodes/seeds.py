@@ -11,7 +11,7 @@ from ..seedselect_core.seeds.seed import Seed, SeedNoise, load_seed
 from ..seedselect_core.text import printable, quoted
 from .folders import below
 from .prefix import file_prefix
-from .sockets import SeedType, require_seed
+from .sockets import SeedType, links_checked
 
 
 def save_numbered(seed: Seed, prefix: str, prompt: dict | None = None) -> Path:
@@ -125,8 +125,8 @@ class SaveSeed(io.ComfyNode):
         return True
 
     @classmethod
+    @links_checked
     def execute(cls, seed, filename_prefix) -> io.NodeOutput:
-        require_seed("seed", seed)
         path = save_numbered(seed, filename_prefix, cls.hidden.prompt)
         return io.NodeOutput(ui=ui.PreviewText(printable(f"Saved {path.name}")))
 
@@ -186,6 +186,6 @@ class SeedToNoise(io.ComfyNode):
         )
 
     @classmethod
+    @links_checked
     def execute(cls, seed) -> io.NodeOutput:
-        require_seed("seed", seed)
         return io.NodeOutput(SeedNoise(seed))

@@ -1,25 +1,84 @@
-"""The socket types of this pack."""
+"""The socket types of this pack, and whether an input got what its socket is for."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..seedselect_core.errors import SeedSelectError
+from ..seedselect_core.likeness.open_clip import OpenClipEncoder
 from ..seedselect_core.seeds.seed import Seed
+from ..seedselect_core.text import printable
 
 ReferenceSetType = io.Custom("REFERENCE_SET")
 SeedType = io.Custom("SEED")
 SeedHistoryType = io.Custom("SEED_HISTORY")
+EncoderType = io.Custom("IMAGE_ENCODER")
 
 
-def require_seed(name: str, connected: Any) -> None:
-    """Raise `SeedSelectError` where the input ``name`` holds no seed of this pack.
+def _of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
 
-    The host lets any SEED be linked, and other packs have one that is a number in a dict.
+
+def _with(*names: str) -> Callable[[Any], bool]:
+    return lambda value: all(hasattr(value, name) for name in names)
+
+
+# By what is used of it, since other packs have classes of their own for the host's types. Pictures
+# and masks are checked where they are read.
+_IS = {
+    "MODEL": _with("model", "model_options"),
+    "CONDITIONING": _of(list),
+    "LATENT": _of(dict),
+    "VAE": _with("decode"),
+    "CLIP_VISION": _with("encode_image", "patcher"),
+    "NOISE": _with("generate_noise", "seed"),
+    "GUIDER": _with("model_patcher", "sample"),
+    "SAMPLER": _with("sample"),
+    "SIGMAS": _of(torch.Tensor),
+    ReferenceSetType.io_type: _with("fitted", "preview"),
+    SeedType.io_type: _of(Seed),
+    EncoderType.io_type: _of(OpenClipEncoder),
+}
+_REMEDIES = {
+    SeedType.io_type: (
+        "Connect the seed of 'SeedSelect Optimize', of 'Load Seed' or of another node of "
+        "SeedSelect; other node packs have a SEED that holds no noise."
+    ),
+    ReferenceSetType.io_type: "Connect 'Load Reference Set'.",
+}
+
+
+def links_checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """A node's ``execute`` that refuses, in words, what a socket is not for.
+
+    The host lets an API prompt have any value in the place of a link, and a link from an output of
+    any type.
     """
-    if not isinstance(connected, Seed):
-        raise SeedSelectError(
-            f"{name}: what is connected is another node pack's SEED, which holds no noise "
-            f"({type(connected).__name__}). Connect the seed of 'SeedSelect Optimize', of 'Load "
-            "Seed' or of another node of SeedSelect."
-        )
+
+    @functools.wraps(execute)
+    def checked(cls, **values) -> io.NodeOutput:
+        schema = cls.define_schema()
+        for socket in schema.inputs:
+            given = values.get(socket.id)
+            if given is None and socket.optional:
+                continue
+            for value in given if schema.is_input_list else [given]:
+                _require(socket.id, socket.get_io_type(), value)
+        return execute(cls, **values)
+
+    return checked
+
+
+def _require(name: str, kinds: str, value: Any) -> None:
+    tests = [_IS[kind] for kind in kinds.split(",") if kind in _IS]
+    if not tests or any(test(value) for test in tests):
+        return
+    wanted = kinds.replace(",", " or ")
+    remedy = next((_REMEDIES[kind] for kind in kinds.split(",") if kind in _REMEDIES), None)
+    raise SeedSelectError(
+        f"{name}: expected {wanted}, got {printable(type(value).__name__)}. "
+        f"{remedy or f'Connect a node that puts out {wanted}.'}"
+    )

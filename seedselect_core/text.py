@@ -32,6 +32,12 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def first_sentence(text: object, longest: int = 200) -> str:
+    """The first sentence of foreign words, `printable` and with a full stop."""
+    sentence = " ".join(str(text).split()).split(". ")[0]
+    return printable(sentence.rstrip("."), longest) + "."
+
+
 def quoted(error: BaseException) -> RuntimeError:
     """A foreign error as the cause of one of ours: the host logs the text of both."""
     text = printable(f"{type(error).__name__}: {printable(error)}")

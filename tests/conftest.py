@@ -70,3 +70,36 @@ def nodes(monkeypatch):
     yield lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
     for name in [n for n in sys.modules if n.startswith(f"{pack.__name__}.")]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def connected(nodes):
+    """Makes a node's required inputs: at their defaults, or with something of the socket's type."""
+    import comfy.samplers
+
+    import tiny
+
+    def make(node, **given) -> dict:
+        of_type = {
+            "MODEL": tiny.model,
+            "CONDITIONING": lambda: tiny.conditioning(1),
+            "LATENT": tiny.latent,
+            "VAE": tiny.vae,
+            "CLIP_VISION,IMAGE_ENCODER": tiny.clip_vision,
+            "REFERENCE_SET": tiny.references,
+            "SIGMAS": lambda: torch.tensor([1.0, 0.0]),
+            "NOISE": lambda: types.SimpleNamespace(seed=5, generate_noise=None),
+            "GUIDER": lambda: comfy.samplers.CFGGuider(tiny.model()),
+            "SAMPLER": lambda: comfy.samplers.sampler_object("euler"),
+            "IMAGE": lambda: torch.rand(4, 16, 16, 3),
+        }
+        inputs = dict(given)
+        for socket in node.GET_SCHEMA().inputs:
+            if not (socket.optional or socket.id in inputs):
+                if socket.get_io_type() in of_type:
+                    inputs[socket.id] = of_type[socket.get_io_type()]()
+                else:
+                    inputs[socket.id] = socket.default
+        return inputs
+
+    return make

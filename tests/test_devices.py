@@ -11,7 +11,7 @@ import torch
 import tiny
 from builds import BUILDS, Build, played, without_kernel
 from seedselect_core.chain.inversion import Refinement, invert_images
-from seedselect_core.chain.refusals import LONGEST, refusal
+from seedselect_core.chain.refusals import refusal
 from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.host import devices
@@ -210,7 +210,21 @@ def test_other_errors_stay_what_they_are_unless_something_is_doubted():
 
 def test_the_words_of_an_error_are_short_and_printable():
     told = str(refusal(RuntimeError("no\n\x1b[31m gradient\ud800 " + 999 * "x"), ["sampler 'x'"]))
-    assert told.isprintable() and len(told) < LONGEST + 80 and told.endswith("x...")
+    assert told.isprintable() and len(told) < 300 and told.endswith("xxx.")
+
+
+@pytest.mark.parametrize("part", ["encode_references", "VaeCodec.encode"])
+def test_a_build_that_cannot_encode_the_references_says_so(part, monkeypatch):
+    """Before the search, which could go on without a gradient."""
+    lacking = NotImplementedError("Could not run 'aten::x' with arguments from the 'DML' backend.")
+
+    def fails(*_):
+        raise lacking
+
+    monkeypatch.setattr(f"seedselect_core.likeness.targets.{part}", fails)
+    told = rf"encoding the references failed {re.escape(BUILD)}: Could not run .*\. Start ComfyUI"
+    with pytest.raises(SeedSelectError, match=told):
+        tiny.optimize(tiny.Graph())
 
 
 # --- the page -------------------------------------------------------------------------------------

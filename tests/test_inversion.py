@@ -201,7 +201,7 @@ def test_pictures_are_cropped_to_what_the_vae_can_encode():
         ("ddim, euler, heun", {"sampling": tiny.SAMPLING.override(sampler_name="dpmpp_2m")}),
         ("ddim, euler, heun", {"sampling": tiny.SAMPLING.override(sampler_name="euler_ancestral")}),
         ("image: 1 x 1", {"images": torch.zeros(1, 1, 1, 3)}),
-        ("^image: it holds", {"images": torch.full((1, 16, 16, 3), torch.nan)}),
+        ("^image: picture 1 of 1 holds", {"images": torch.full((1, 16, 16, 3), torch.nan)}),
     ],
 )
 def test_what_does_not_fit_is_named(message, changes):

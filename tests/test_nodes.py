@@ -1,5 +1,6 @@
 """What nodes do around the core: keep what would be lost, and refuse what cannot go well."""
 
+import asyncio
 import sys
 import types
 from pathlib import Path
@@ -30,7 +31,7 @@ SAMPLING = {"seed": 5, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "schedul
 
 @pytest.mark.parametrize("kind", ["optimize", "advanced"])
 def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
-    nodes, kind, tmp_path, monkeypatch
+    nodes, connected, kind, tmp_path, monkeypatch
 ):
     module = nodes(kind)
     own = nodes("seeds")
@@ -43,20 +44,10 @@ def test_a_found_seed_is_kept_when_its_pictures_cannot_be_decoded(
         def decode(self, samples):
             raise tiny.Broken
 
-    inputs = dict.fromkeys(["positive", "negative", "references", "latent"])
-    inputs |= {"vae": Vae(), "clip_vision": tiny.clip_vision(), "preset": "default"}
-    inputs |= {"memory": "automatic"}
-    if kind == "optimize":
-        node = module.SeedSelectOptimize
-        inputs |= {"model": None} | SAMPLING
-    else:
-        node = module.SeedSelectOptimizeAdvanced
-        del inputs["positive"], inputs["negative"]
-        inputs |= {"guider": None, "sampler": None, "sigmas": torch.tensor([1.0, 0.0])}
-        inputs |= {"noise": types.SimpleNamespace(seed=5), "check_gradient": False}
-        monkeypatch.setattr(module, "sampler_name", lambda sampler: "euler")
+    node = {"optimize": "SeedSelectOptimize", "advanced": "SeedSelectOptimizeAdvanced"}[kind]
+    node = getattr(module, node)
     with pytest.raises(tiny.Broken):
-        run(node, **inputs)
+        run(node, **connected(node, vae=Vae()))
     (file,) = (tmp_path / "seeds").glob("unfinished*")
     assert torch.equal(own.load_seed(file).noise, seed.noise)
 
@@ -80,13 +71,12 @@ def test_preview_of_values_beyond_white_and_black(nodes):
         ("optimize", "SeedSelectOptimize", ["start"], "start"),
     ],
 )
-def test_a_seed_of_another_pack_is_refused(nodes, module, node, inputs, named):
+def test_a_seed_of_another_pack_is_refused(nodes, connected, module, node, inputs, named):
     """Of that type name, but a number in a dict."""
     own = nodes("seeds").Seed(tiny.normal(1, 4, 8, 8, seed=1), None)
     node = getattr(nodes(module), node)
-    given = {i.id: getattr(i, "default", None) for i in node.GET_SCHEMA().inputs if not i.optional}
-    given |= dict.fromkeys(inputs, own) | {named: {"seed": 7}}
-    with pytest.raises(ValueError, match=f"^{named}: .*another node pack's SEED.*dict"):
+    given = connected(node, **dict.fromkeys(inputs, own) | {named: {"seed": 7}})
+    with pytest.raises(ValueError, match=f"^{named}: expected SEED, got dict.*other node packs"):
         run(node, **given)
 
 
@@ -104,14 +94,37 @@ def test_every_node_that_takes_a_seed_is_tried_above(nodes):
     assert found == tried
 
 
-def test_a_set_that_no_file_could_hold_is_refused(nodes):
+def test_what_a_socket_is_not_for_is_refused_in_words(nodes, connected):
+    """The host lets an API prompt have a value in the place of a link."""
+    extension = nodes("extension").SeedSelectExtension()
+    tried = set()
+    for node in asyncio.run(extension.get_node_list()):
+        for socket in node.GET_SCHEMA().inputs:
+            kinds = socket.get_io_type()
+            if kinds in ("IMAGE", "MASK") or hasattr(socket, "default"):
+                continue
+            tried.add(kinds)
+            own = nodes("seeds").Seed(tiny.normal(1, 4, 8, 8), None)
+            seeds = [i.id for i in node.GET_SCHEMA().inputs if i.get_io_type() == "SEED"]
+            given = connected(node, **dict.fromkeys(seeds, own))
+            for value in (5, "x\x1b", True, {} if kinds != "LATENT" else [], object()):
+                told = f"^{socket.id}: expected .*, got {type(value).__name__}\\. Connect "
+                with pytest.raises(ValueError, match=told):
+                    run(node, **given | {socket.id: value})
+            if not socket.optional:
+                with pytest.raises(ValueError, match=f"^{socket.id}: expected .* got NoneType"):
+                    run(node, **given | {socket.id: None})
+    assert len(tried) == 11
+
+
+def test_a_set_that_no_file_could_hold_is_refused(nodes, connected):
     """Before the run, and by the size of the model's latents: an empty one has 4 channels here."""
     module = nodes("diverse")
     model = tiny.model()
     model.get_model_object("latent_format").latent_channels = 16
-    given = dict.fromkeys(i.id for i in module.DiverseSet.GET_SCHEMA().inputs) | SAMPLING
-    given |= {"preset": "default", "subset": 3, "angle": 0.7, "iterations": 3, "min_distance": 0.0}
-    given |= {"model": model, "latent": {"samples": torch.zeros(1, 4, 128, 128)}}
+    given = connected(
+        module.DiverseSet, model=model, latent={"samples": torch.zeros(1, 4, 128, 128)}
+    )
     with pytest.raises(ValueError, match=r"^count: 257 pictures .* at most 256\.$"):
         run(module.DiverseSet, count=257, **{k: v for k, v in given.items() if k != "count"})
     module.require_file(256, model, given["latent"])

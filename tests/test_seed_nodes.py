@@ -3,7 +3,6 @@
 import datetime
 import os
 import re
-import types
 from pathlib import Path
 
 import comfy.samplers
@@ -223,7 +222,7 @@ def test_saving_says_where(module, seed):
     assert output.ui.as_dict()["text"] == ("Saved b_%KSampler.seed%_00001_.seed.safetensors",)
 
 
-def test_names_of_foreign_guiders_and_samplers_fit_into_a_seed(nodes, monkeypatch):
+def test_names_of_foreign_guiders_and_samplers_fit_into_a_seed(nodes, connected, monkeypatch):
     """Else a long or odd one would cost the noise that was found."""
     advanced = nodes("advanced")
     made = []
@@ -237,11 +236,11 @@ def test_names_of_foreign_guiders_and_samplers_fit_into_a_seed(nodes, monkeypatc
 
     monkeypatch.setattr(advanced, "optimize_noise", stop)
     sample.__qualname__ = "sample_\ud800" * 30
-    inputs = dict.fromkeys(["vae", "references", "latent"])
-    inputs |= {"noise": types.SimpleNamespace(seed=5), "guider": type("G\x1b[2J" * 30, (), {})()}
-    inputs |= {"sampler": comfy.samplers.KSAMPLER(sample), "sigmas": torch.tensor([1.0, 0.0])}
-    inputs |= {"clip_vision": tiny.clip_vision(), "preset": "default", "memory": "automatic"}
+    guider = type("G\x1b[2J" * 30, (comfy.samplers.CFGGuider,), {})(tiny.model())
+    node = advanced.SeedSelectOptimizeAdvanced
     with pytest.raises(tiny.Broken):
-        tiny.run_node(advanced.SeedSelectOptimizeAdvanced, check_gradient=False, **inputs)
+        tiny.run_node(
+            node, **connected(node, guider=guider, sampler=comfy.samplers.KSAMPLER(sample))
+        )
     assert made[0].guider.startswith(r"G\x1b[2J") and len(made[0].guider) <= 100
     assert made[0].sampler.isprintable() and len(made[0].sampler) <= 100

@@ -21,6 +21,7 @@ from comfy.sampler_helpers import convert_cond
 from ..errors import Rule, SeedSelectError, is_whole, require_rules
 from ..likeness.vae import VaeCodec, require_vae
 from ..memory.plan import with_room
+from ..pictures import opaque, require_image
 from ..seeds.seed import SamplingSettings, Seed
 from .finite import blamed_for_prediction, is_finite
 from .sampling import host_ksampler, intermediate, shares_condition
@@ -254,7 +255,7 @@ def invert_images(
         model: the host's ModelPatcher, as any loader gives it.
         positive, negative: the host's conditioning.
         vae: the host's VAE.
-        images: IMAGE, [B, H, W, 3] in 0..1. The host's VAE crops it to its multiple.
+        images: IMAGE, [B, H, W, 1 to 4] in 0..1. The host's VAE crops it to its multiple.
         sampling: how the noise will be sampled; one of the samplers of `INVERTIBLE`.
         refinement: how hard each step is solved, by default as `Refinement` says.
         on_step: called with the number of evaluations done and planned, in steps of the sampler.
@@ -264,6 +265,7 @@ def invert_images(
         SeedSelectError: an input does not fit, or the result is no number; or there is no memory,
             not even for one picture after the other.
     """
+    images = opaque(require_image("image", images))
     if sampling.sampler_name not in INVERTIBLE:
         raise SeedSelectError(
             f"sampler_name: '{sampling.sampler_name}' cannot be run backwards: it adds noise on "
@@ -360,7 +362,7 @@ def _inversion(
 
 
 def _encoded(model, vae, images: torch.Tensor) -> torch.Tensor:
-    """IMAGE [B, H, W, 3 or more] to latents in the model's scaled space."""
+    """Pictures [B, H, W, 3] to latents in the model's scaled space."""
     codec = VaeCodec(vae)
     ratio = vae.spacial_compression_encode()
     height, width = images.shape[1:3]
@@ -370,11 +372,7 @@ def _encoded(model, vae, images: torch.Tensor) -> torch.Tensor:
             "least. Give the size that the model draws."
         )
     require_vae(model, vae)
-    if not is_finite(images):
-        raise SeedSelectError(
-            "image: it holds values that are not numbers. Save it with 8 bits and load that."
-        )
-    picture = model.model.process_latent_in(codec.encode(images[..., :3]).float())
+    picture = model.model.process_latent_in(codec.encode(images).float())
     if not is_finite(picture):
         raise SeedSelectError(
             "vae: what it makes of the picture is not a number. Half precision may be too coarse "

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 
 from ..errors import NoGradient, SeedSelectError
+from ..host.devices import ON_THIS_DEVICE, lacks_operation
+from ..text import first_sentence
 
 # What autograd says for itself, whatever has brought it about.
 _OF_AUTOGRAD = re.compile(
@@ -19,14 +21,6 @@ _OF_AUTOGRAD = re.compile(
     r"|is a view .* (is being |has been )?modified in-?place|autograd\W+engine\.cpp",
     re.IGNORECASE,
 )
-# What a build says where it has no such operation, or no such kind of number.
-_OF_THE_BUILD = re.compile(
-    r"not (currently )?(implemented|supported) (for|on) the \w+ (device|backend)"
-    r"|Could not run '[\w:.]+' with arguments from the|MPS framework doesn't support"
-    r"|does not support Double|Required aspect fp64|MPS: Unsupported",
-    re.IGNORECASE,
-)
-LONGEST = 200  # characters of PyTorch's own words
 
 
 def refusal(
@@ -44,23 +38,16 @@ def refusal(
     """
     if isinstance(error, SeedSelectError) or not isinstance(error, RuntimeError | TypeError):
         return None
-    said = str(error)
-    of_the_build = _OF_THE_BUILD.search(said)
-    if not (of_the_build or suspects or _OF_AUTOGRAD.search(said)):
+    of_the_build = lacks_operation(error)
+    if not (of_the_build or suspects or _OF_AUTOGRAD.search(str(error))):
         return None
     through = f"through {' and '.join(suspects) or 'this graph'}"
     if of_the_build:
-        through = "on this device, whose build of PyTorch lacks an operation (see docs/devices.md)"
+        through = ON_THIS_DEVICE
+    said = first_sentence(error)
     if differentiated:
-        return NoGradient(f"SeedSelect: no gradient can be taken {through}: {_short(said)}")
+        return NoGradient(f"SeedSelect: no gradient can be taken {through}: {said}")
     return SeedSelectError(
-        f"SeedSelect: sampling failed {through}: {_short(said)} Check that a plain KSampler draws "
+        f"SeedSelect: sampling failed {through}: {said} Check that a plain KSampler draws "
         "at these settings, and choose another sampler or model where it does not."
     )
-
-
-def _short(said: str) -> str:
-    """The first sentence, on one line, with a full stop."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in said).split())
-    sentence = line.split(". ")[0].rstrip(".")
-    return f"{sentence}." if len(sentence) <= LONGEST else f"{sentence[:LONGEST].rstrip(' .')}..."

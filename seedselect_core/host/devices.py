@@ -10,6 +10,7 @@ has measured a gradient on is named here, for the check before a search.
 Tried on the hosts that docs/hosts.md lists as proven.
 """
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,15 @@ import torch
 # Kinds of devices that can turn and resize pictures and take the gradient of it; ROCm calls its own
 # "cuda". The others turn up as "mps" and "privateuseone" (DirectML).
 COMPLETE = ("cpu", "cuda", "xpu")
+
+ON_THIS_DEVICE = "on this device, whose build of PyTorch lacks an operation (see docs/devices.md)"
+# What a build says where it has no such operation, or no such kind of number.
+_LACKING = re.compile(
+    r"not (currently )?(implemented|supported) (for|on) the \w+ (device|backend)"
+    r"|Could not run '[\w:.]+' with arguments from the|MPS framework doesn't support"
+    r"|does not support Double|Required aspect fp64|MPS: Unsupported",
+    re.IGNORECASE,
+)
 
 
 def where_complete(
@@ -35,6 +45,11 @@ def where_complete(
 
 def moved(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.to(device)
+
+
+def lacks_operation(error: BaseException) -> bool:
+    """Whether ``error`` is that of a build without an operation, or without a kind of number."""
+    return isinstance(error, RuntimeError | TypeError) and bool(_LACKING.search(str(error)))
 
 
 def unproven_device(device: torch.device) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import comfy.model_management
 
 from ..errors import SeedSelectError
-from ..text import printable, quoted
+from ..host.devices import ON_THIS_DEVICE, lacks_operation
+from ..text import first_sentence, printable, quoted
 from .levels import KEPT, NONE, Level
 from .meter import Meter
 
@@ -167,7 +168,7 @@ def with_room(work: Callable[..., Any], *ways: tuple, where: str, remedy: str) -
         where: what is done, and ``remedy``: what the user can do, for the message.
 
     Raises:
-        SeedSelectError: not even the last way fits.
+        SeedSelectError: not even the last way fits, or the device has no operation for it.
     """
     for number, arguments in enumerate(ways):
         if number:
@@ -176,6 +177,11 @@ def with_room(work: Callable[..., Any], *ways: tuple, where: str, remedy: str) -
         try:
             return work(*arguments)
         except Exception as error:
+            if lacks_operation(error):
+                raise SeedSelectError(
+                    f"SeedSelect: {where} failed {ON_THIS_DEVICE}: {first_sentence(error)} Start "
+                    "ComfyUI with --cpu, or on a Mac with PYTORCH_ENABLE_MPS_FALLBACK=1 set."
+                ) from quoted(error)
             if not out_of_memory(error):
                 raise
             logging.warning("SeedSelect: out of memory while %s", printable(where))

@@ -200,7 +200,7 @@ def _listened(
 
     def told(progress: Progress) -> None:
         if progress.best is not None:
-            state = searching.state()
+            state = searching.state() if progress.new_best else None  # as it is now
             callbacks.so_far(lambda: replace(make(), unfinished=state), progress.new_best)
         callbacks.progress(progress)
 
