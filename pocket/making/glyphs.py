@@ -6,13 +6,15 @@ Debian's package ``texlive-fonts-extra`` holds some 5,400 font files. Unpack it 
     python -m pocket.making.glyphs --fonts fonts --work WORK
 
 writes ``WORK/glyphs.npz``: ``masks`` uint8 [N, 26, 64, 64] (capital A to Z, centred, longer side 46
-pixels, 255 where there is ink), ``paths`` and ``families`` [N], and ``split`` [N] (``train``,
-``judge`` or ``unseen``). The split is by font family, never by file, so that the bold cut of a face
-that was trained on cannot turn up among the unseen ones.
+pixels, 255 where there is ink), ``digits`` uint8 [N, 10, 64, 64] (0 to 9 alike, empty where
+``has_digits`` [N] is false), ``paths`` and ``families`` [N], and ``split`` [N]: ``train``,
+``judge`` or ``unseen``. A font needs capitals to be kept, not digits. The split is by font family,
+never by file, so that the bold cut of a face that was trained on cannot turn up among the unseen.
 """
 
 import argparse
 import hashlib
+import string
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,7 +30,10 @@ SPLITS = (("train", 0.75), ("judge", 0.10), ("unseen", 0.15))
 
 
 class Glyphs:
-    """The masks of one split, uint8 [N, 26, 64, 64], ornaments left out."""
+    """The masks of one split, ornaments left out: capitals and digits of the same fonts.
+
+    ``masks`` is uint8 [N, 26, 64, 64], ``digits`` uint8 [N, 10, 64, 64], ``has_digits`` bool [N].
+    """
 
     def __init__(self, work: Path, split: str):
         with np.load(work / "glyphs.npz") as file:
@@ -36,7 +41,13 @@ class Glyphs:
             if (work / "real_letters.npy").exists():
                 keep &= np.load(work / "real_letters.npy")
             self.masks = torch.from_numpy(file["masks"][keep])
+            self.digits = torch.from_numpy(file["digits"][keep])
+            has_digits = file["has_digits"]
+            if (work / "real_digits.npy").exists():
+                has_digits = has_digits & np.load(work / "real_digits.npy")
+            self.has_digits = torch.from_numpy(has_digits[keep])
             self.paths = file["paths"][keep]
+            self.families = file["families"][keep]
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -54,7 +65,11 @@ def glyph_mask(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray | None:
     box = canvas.getbbox()
     if box is None:
         return None
-    ink = canvas.crop(box)
+    return fitted(canvas.crop(box))
+
+
+def fitted(ink: Image.Image) -> np.ndarray:
+    """A picture of ink, cut to its edges, as uint8 [64, 64]: longer side 46, centred."""
     scale = LONGER_SIDE / max(ink.size)
     ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)
     mask = Image.new("L", (SIZE, SIZE))
@@ -62,24 +77,40 @@ def glyph_mask(font: ImageFont.FreeTypeFont, text: str) -> np.ndarray | None:
     return np.asarray(mask)
 
 
-def render_font(path: Path) -> np.ndarray | None:
-    """All capitals of a font, uint8 [26, 64, 64]; None where it lacks some or draws them alike."""
+def render(font: ImageFont.FreeTypeFont, text: str, distinct: int) -> np.ndarray | None:
+    """Every sign of ``text``, uint8 [signs, 64, 64].
+
+    None where the font lacks one, or draws fewer than ``distinct`` different ones.
+    """
+    missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
+    masks = []
+    for sign in text:
+        ink = font.getmask(sign)
+        if ink.getbbox() is None or (ink.getbbox(), bytes(ink)) == missing:
+            return None
+        mask = glyph_mask(font, sign)
+        if mask is None:
+            return None
+        masks.append(mask)
+    return np.stack(masks) if len({mask.tobytes() for mask in masks}) >= distinct else None
+
+
+def render_font(path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Capitals uint8 [26, 64, 64] and digits [10, 64, 64], the latter None where not usable.
+
+    None where the capitals are not: such a font is left out.
+    """
     try:
         font = ImageFont.truetype(str(path), 160)
-        missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
-        masks = []
-        for letter in LETTERS:
-            ink = font.getmask(letter)
-            if ink.getbbox() is None or (ink.getbbox(), bytes(ink)) == missing:
-                return None
-            mask = glyph_mask(font, letter)
-            if mask is None:
-                return None
-            masks.append(mask)
+        capitals = render(font, LETTERS, distinct=24)
+        if capitals is None:
+            return None
     except (OSError, ValueError, MemoryError):
         return None
-    distinct = len({mask.tobytes() for mask in masks})
-    return np.stack(masks) if distinct >= 24 else None
+    try:
+        return capitals, render(font, string.digits, distinct=10)
+    except (OSError, ValueError, MemoryError):
+        return capitals, None
 
 
 def family_of(path: Path, root: Path) -> str:
@@ -110,28 +141,36 @@ def main() -> None:
     paths = sorted(p for p in args.fonts.rglob("*") if p.suffix.lower() in EXTENSIONS)
     seen = set()
     masks = []
+    digits = []
+    has_digits = []
     kept = []
     with ProcessPoolExecutor() as pool:
         for path, rendered in zip(paths, pool.map(render_font, paths, chunksize=16), strict=True):
             if rendered is None:
                 continue
             # The same outlines ship as .otf and .pfb; at 16 pixels with few greys they coincide.
-            small = rendered.reshape(26, 16, 4, 16, 4).mean((2, 4)) // 48
+            capitals, figures = rendered
+            small = capitals.reshape(26, 16, 4, 16, 4).mean((2, 4)) // 48
             key = small.astype(np.uint8).tobytes()
             if key not in seen:
                 seen.add(key)
-                masks.append(rendered)
+                masks.append(capitals)
+                digits.append(np.zeros((10, SIZE, SIZE), np.uint8) if figures is None else figures)
+                has_digits.append(figures is not None)
                 kept.append(path)
     families = [family_of(path, args.fonts) for path in kept]
     np.savez_compressed(
         target,
         masks=np.stack(masks),
+        digits=np.stack(digits),
+        has_digits=has_digits,
         paths=[str(path.relative_to(args.fonts)) for path in kept],
         families=families,
         split=[split_of(family) for family in families],
     )
     counts = {name: sum(split_of(f) == name for f in families) for name, _ in SPLITS}
     print(f"{len(kept)} of {len(paths)} fonts, {len(set(families))} families, split {counts}")
+    print(f"{sum(has_digits)} of them have ten digits")
 
 
 if __name__ == "__main__":
