@@ -17,7 +17,7 @@ host_args.use_pytorch_cross_attention = True  # on the CPU a twentieth faster th
 import torch  # noqa: E402
 
 from pocket.drawing import COLORS, RGB, TAIL_ORDER, prompt  # noqa: E402
-from pocket.judges import load_judges, read_letters  # noqa: E402
+from pocket.judges import load_judges, read_signs  # noqa: E402
 from pocket.references import letter_pictures  # noqa: E402
 from seedselect_core.likeness.encoders import ClipVisionEncoder  # noqa: E402
 from seedselect_core.pocket import WEIGHTS, load_pocket_model  # noqa: E402
@@ -66,7 +66,7 @@ class PocketWorld:
     def right(self, images: torch.Tensor, letter: str) -> dict[str, list[bool]]:
         """Per judge and picture, whether it reads ``letter``."""
         return {
-            name: [read == letter for read in read_letters(judge, images)]
+            name: [read == letter for read in read_signs(judge, images)]
             for name, judge in self.judges.items()
         }
 

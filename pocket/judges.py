@@ -1,9 +1,11 @@
-"""Two independent judges: CNNs that read which capital letter a 64 x 64 picture shows.
+"""Two independent judges: CNNs that read which capital letter or digit a 64 x 64 picture shows.
 
+They can also say that it is no character at all: a blend of two, one mirrored or broken, a blob.
 They were trained on fonts that neither the vision tower nor the diffusion model saw, and take no
 part in any optimization: tests, the demo and the benchmarks ask them afterwards.
 """
 
+import string
 from pathlib import Path
 
 import torch
@@ -14,11 +16,14 @@ from torch import nn
 from .drawing import LETTERS
 
 WEIGHTS = Path(__file__).parent / "weights"
+CHARACTERS = LETTERS + string.digits
+NO_CHARACTER = "?"  # what is read where there is none; no prompt asks for it
+SIGNS = CHARACTERS + NO_CHARACTER
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1):
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
@@ -27,49 +32,47 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: i
 class PlainJudge(nn.Sequential):
     """Stacked 3 x 3 convolutions with pooling, at half the resolution."""
 
-    def __init__(self):
+    def __init__(self, classes: int = len(SIGNS), width: int = 40):
         super().__init__(
             nn.AvgPool2d(2),
-            _conv(3, 32),
-            _conv(32, 32),
+            _conv(3, width),
+            _conv(width, width),
             nn.MaxPool2d(2),
-            _conv(32, 64),
-            _conv(64, 64),
+            _conv(width, 2 * width),
+            _conv(2 * width, 2 * width),
             nn.MaxPool2d(2),
-            _conv(64, 128),
+            _conv(2 * width, 4 * width),
             nn.Dropout2d(0.1),
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
             nn.Dropout(0.3),
-            nn.Linear(128 * 16, len(LETTERS)),
+            nn.Linear(4 * width * 16, classes),
         )
 
 
 class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(_conv(width, width, 5, groups=width), _conv(width, width, 1))
+        self.body = nn.Sequential(_conv(width, width), _conv(width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
 
 
 class ResidualJudge(nn.Sequential):
-    """Depthwise 5 x 5 residual blocks after a strided 7 x 7 stem, at full resolution."""
+    """Residual blocks after a strided 7 x 7 stem, at full resolution."""
 
     def __init__(self):
         super().__init__(
-            _conv(3, 32, 7, 4),
-            _Residual(32),
-            _Residual(32),
-            _conv(32, 96, 3, 2),
-            _Residual(96),
+            _conv(3, 48, 7, 4),
+            _Residual(48),
+            _conv(48, 96, 3, 2),
             _Residual(96),
             _conv(96, 192, 3, 2),
             _Residual(192),
             nn.Flatten(),
             nn.Dropout(0.3),
-            nn.Linear(192 * 16, len(LETTERS)),
+            nn.Linear(192 * 16, len(SIGNS)),
         )
 
 
@@ -88,12 +91,12 @@ def load_judges(folder: Path = WEIGHTS) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def read_letters(judge: nn.Module, images: torch.Tensor) -> str:
-    """One letter per picture; ``images`` is ComfyUI's IMAGE, [B, 64, 64, 3] in 0..1."""
+def read_signs(judge: nn.Module, images: torch.Tensor) -> str:
+    """One of ``SIGNS`` per picture; ``images`` is ComfyUI's IMAGE, [B, 64, 64, 3] in 0..1."""
     pictures = images.movedim(-1, 1).float()
     if pictures.shape[-2:] != (64, 64):
         pictures = F.interpolate(pictures, (64, 64), mode="bilinear", antialias=True)
-    return "".join(LETTERS[i] for i in judge(normalize(pictures)).argmax(1))
+    return "".join(SIGNS[i] for i in judge(normalize(pictures)).argmax(1))
 
 
 def normalize(pictures: torch.Tensor) -> torch.Tensor:

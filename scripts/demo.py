@@ -91,14 +91,14 @@ def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dic
     import numpy as np
     import torch
 
-    from pocket.judges import load_judges, read_letters
+    from pocket.judges import load_judges, read_signs
 
     judges = load_judges()
     answers = {}
     for title, images in pictures.items():
         batch = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
         answers[title] = {
-            name: [read == letter for read in read_letters(judge, batch)]
+            name: [read == letter for read in read_signs(judge, batch)]
             for name, judge in judges.items()
         }
     return answers
