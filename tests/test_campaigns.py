@@ -98,7 +98,7 @@ def test_what_a_layer_does_is_counted(running):
     """The trap is sprung, the error told; a picture that differs is seen."""
     what = Interruption("opt", "error", "vae", 5, False, 0.0, {"iterations": 2})
     ended = running.run(what.prompt(running))
-    assert ended.was == "raw" and "chaos: a layer failed" in ended.text
+    assert ended.was == "refused" and "chaos: a layer failed" in ended.text
     found = campaigns_server.interrupted(running, what)
     assert found.was == "told", found
     before = running.before
