@@ -61,6 +61,17 @@ def nothing_is_doubted(request, monkeypatch):
         monkeypatch.setattr(search, "doubts", lambda denoising: [])
 
 
+@pytest.fixture(scope="session")
+def tracked() -> set[str]:
+    """The files that git tracks. What asks for them is skipped where there is no checkout."""
+    import archive
+
+    try:
+        return archive.tracked()
+    except archive.NoCheckout as reason:
+        pytest.skip(f"not a checkout of git: {reason}")
+
+
 @pytest.fixture
 def nodes(monkeypatch):
     """Imports a module of nodes/ by name, out of the pack as a package, as the host does."""
