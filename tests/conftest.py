@@ -45,6 +45,14 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO else None
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-schemas",
+        action="store_true",
+        help="write tests/data/schemas.json anew, for what saved graphs depend on",
+    )
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "doubts: what nobody has proven is checked, as for users")
     config.pluginmanager.register(_RootIsNoPackage())
