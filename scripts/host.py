@@ -7,6 +7,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   ui [ARGS]        start ComfyUI with its web page; ARGS go to ComfyUI; Ctrl-C stops it
   test [ARGS]      run the tests; ARGS go to pytest
   lint             check style and formatting of the code with ruff; changes nothing
+  check            run scripts/check.py: what others' tools find in the pack as it is published
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
   coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
@@ -417,7 +418,7 @@ def hosts(arguments: Sequence[str]) -> int:
     return _wait(subprocess.Popen([sys.executable, script, *arguments]))
 
 
-_ALL = (install, demo, ui, test, lint, bench, evaluate, coverage, hosts)
+_ALL = (install, demo, ui, test, lint, check, bench, evaluate, coverage, hosts)
 VERBS = {verb.__name__: verb for verb in _ALL}
 
 
