@@ -65,11 +65,11 @@ row says how many of how many were made; the same command goes on.
 
 {outcomes}
 
-*accepted*: it ran to its end; of interruptions, it went on where memory or the disk had failed, or was
-done before. *refused*: by a sentence of this pack or of the host, before or in the run. *stopped*:
-cancelled by the test. *foreign*: an error of the host's own or of a stock node, even one that ends
-the host's worker thread, as a node without "inputs" does whoever's it is (the server was started
-anew). *told*: the very error that the test raised. *killed*: by a signal of the test.
+*accepted*: it ran to its end; of interruptions, it went on where memory or the disk had failed, or
+was done before. *refused*: by a sentence of this pack or of the host, before or in the run.
+*stopped*: cancelled by the test. *foreign*: an error of the host's own or of a stock node, even one
+that ends the host's worker thread, as a node without "inputs" does whoever's it is (the server was
+started anew). *told*: the very error that the test raised. *killed*: by a signal of the test.
 
 {found}
 To make this page again: `make campaigns`. One campaign, in part and from its beginning:
