@@ -4,7 +4,7 @@
 # Other node packs through PACKS: make hosts PACKS="../RES4LYF" HOSTS=../ComfyUI-0.30.0
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint bench bench-quality bench-speed memory campaigns coverage hosts
+.PHONY: install demo ui test lint check bench bench-quality bench-speed memory campaigns coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -15,6 +15,8 @@ test:
 	$(PYTHON) scripts/host.py test $(ARGS)
 lint:
 	$(PYTHON) scripts/host.py lint
+check:
+	$(PYTHON) scripts/host.py check
 bench:
 	$(PYTHON) scripts/host.py bench $(ARGS)
 bench-quality:

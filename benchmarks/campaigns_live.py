@@ -47,6 +47,7 @@ class Ended:
         kind: class of an error.
         outputs: node id to what it shows.
         told: (seconds since the epoch, semantic loss) of every better seed that was told of.
+        began: nodes that were begun, in order.
         ended: when, in seconds since the epoch.
     """
 
@@ -55,6 +56,7 @@ class Ended:
     kind: str = ""
     outputs: dict = field(default_factory=dict)
     told: list[tuple[float, float]] = field(default_factory=list)
+    began: list[str] = field(default_factory=list)
     ended: float = 0.0
 
     @property
@@ -131,6 +133,8 @@ class Live:
         client = client or self.client
 
         def heard(event: Event) -> None:
+            if event.kind == "executing":
+                ended.began.append(event.node)
             if event.kind == "text" and (found := TOLD.search(event.text)):
                 ended.told.append((time.time(), float(found[1])))
             if during:
@@ -180,6 +184,12 @@ class Live:
                     ended.was, ended.kind = "raw", one["extra_info"]["exception_type"]
                     ended.text = one["details"]
 
+    def worker_ended_by_host(self) -> bool:
+        """Whether the host's worker thread has ended by an error of the host alone."""
+        log = self.server.log_path.read_text(encoding="utf-8", errors="replace")
+        _, died, trace = log.rpartition("(prompt_worker):")
+        return bool(died) and not is_ours("", [trace])
+
     def cancel(self) -> None:
         with contextlib.suppress(OSError):
             self.client.interrupt()
@@ -217,8 +227,12 @@ class Live:
 
 
 def is_ours(node_type: str, trace: list[str]) -> bool:
-    """Whether an error is one of this pack: of its nodes, or raised through its code."""
-    return node_type.startswith("SeedSelect") or any(mark in "".join(trace) for mark in OURS)
+    """Whether an error is one of this pack: of its nodes, or raised through its code.
+
+    What the host finds out before it runs a node has no traceback: cycles.
+    """
+    ours = node_type.startswith("SeedSelect") or any(mark in "".join(trace) for mark in OURS)
+    return bool(trace) and ours
 
 
 @contextlib.contextmanager
@@ -241,7 +255,10 @@ def live(running: Live | None = None) -> Iterator[Live]:
 def told(running: Live, item: str, ended: Ended) -> Found:
     """An item that has ended, and what it left behind."""
     if ended.was in ("hung", "died"):
+        foreign = running.worker_ended_by_host()
         running.start()
+        if foreign:
+            return Found("foreign")
         return Found("hung", {"hung"}, f"{item}: the server {ended.was}: {ended.text}")
     faults, words = running.damage()
     said = " ".join(filter(None, [ended.kind, ended.text, words]))

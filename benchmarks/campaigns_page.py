@@ -43,7 +43,7 @@ row says how many of how many were made; the same command goes on.
 
 - **hung**: an item in process took over 20 s; a prompt, or the plain one after it, did not end
   within a minute of its Cancel; or the server died of it.
-- **lost**: a run of Optimize or of Optimize (Advanced) was stopped, and no seed file holds a
+- **lost**: Optimize or Optimize (Advanced) was stopped before it ended, and no seed file holds a
   likeness that it told of in its last two iterations (after SIGTERM and SIGKILL: in the last two
   that it had told of {seconds} s before); or Load Seed does not offer that file.
 - **raw errors**: an error of this pack that is not one of its own sentences, or a text of any kind
@@ -65,9 +65,11 @@ row says how many of how many were made; the same command goes on.
 
 {outcomes}
 
-*accepted*: it ran to its end. *refused*: by a sentence of this pack or of the host, before or in
-the run. *stopped*: cancelled by the test. *foreign*: an error of the host's own or of a stock node.
-*told*: the very error that the test raised. *killed*: by a signal of the test.
+*accepted*: it ran to its end; of interruptions, it went on where memory or the disk had failed, or
+was done before. *refused*: by a sentence of this pack or of the host, before or in the run.
+*stopped*: cancelled by the test. *foreign*: an error of the host's own or of a stock node, even one
+that ends the host's worker thread, as a node without "inputs" does whoever's it is (the server was
+started anew). *told*: the very error that the test raised. *killed*: by a signal of the test.
 
 {found}
 To make this page again: `make campaigns`. One campaign, in part and from its beginning:

@@ -175,11 +175,12 @@ def lost(ended: Ended, fresh: list[Path], grace: float) -> str | None:
     """Why the best seed that was told of is lost, beyond one iteration; None where it is there.
 
     Args:
-        fresh: the seed files that were not there before.
+        fresh: the seed files that were not there before. None is due where the node after the
+            search had begun: its seed is in the host's hands.
         grace: seconds that a better seed may have had no time to be written.
     """
     due = [time_of for time_of, _ in ended.told if time_of <= ended.ended - grace]
-    if not due:
+    if not due or "end" in ended.began:
         return None
     enough = {f"{loss:.4f}" for _, loss in ended.told[max(0, len(due) - 2) :]}
     kept = {path: likeness(path) for path in fresh}

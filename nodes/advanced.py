@@ -19,7 +19,7 @@ from .inputs import (
     settings_inputs,
     settings_of,
 )
-from .sockets import ReferenceSetType, links_checked
+from .sockets import ReferenceSetType, inputs_checked
 
 
 class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
@@ -71,7 +71,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(
         cls,
         noise,

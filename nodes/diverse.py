@@ -23,7 +23,7 @@ from .inputs import (
     sampling_of,
     scene_of,
 )
-from .sockets import SeedType, links_checked
+from .sockets import SeedType, inputs_checked
 
 DEFAULT = SetSettings()
 WANTED = ("count", "subset", "angle", "iterations", "min_distance")
@@ -59,7 +59,7 @@ class DiverseSet(Searching, io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, preset, **values) -> io.NodeOutput:
         wanted = SetSettings(**{name: values[name] for name in WANTED})
         require_file(wanted.count, values["model"], values["latent"])

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..seedselect_core.likeness.encoders import ClipVisionEncoder, ImageEncoder
 from ..seedselect_core.likeness.open_clip import OpenClipEncoder
-from .sockets import EncoderType
+from .sockets import EncoderType, inputs_checked
 
 FOLDER = "clip_vision"
 
@@ -54,6 +54,7 @@ class LoadOpenClip(io.ComfyNode):
         )
 
     @classmethod
+    @inputs_checked
     def execute(cls, architecture, checkpoint) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise(FOLDER, checkpoint)
         return io.NodeOutput(OpenClipEncoder(architecture.strip(), path))

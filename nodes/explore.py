@@ -20,7 +20,7 @@ from ..seedselect_core.seeds.geometry import (
     spherical_path,
 )
 from ..seedselect_core.seeds.seed import MAX_VALUES, SamplingSettings, Seed, describe_shape
-from .sockets import SeedType, links_checked
+from .sockets import SeedType, inputs_checked
 
 PATHS = {"norm-aware": shell_path, "spherical": spherical_path, "linear": linear_path}
 
@@ -135,7 +135,7 @@ class InvertImage(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(
         cls,
         model,
@@ -239,7 +239,7 @@ class SeedCentroid(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, seed, mode, other_seed=None) -> io.NodeOutput:
         noise = CENTROIDS[mode](joined(seed, other_seed, ("seed", "other_seed")))
         return io.NodeOutput(derived(noise[None], seed, other_seed))
@@ -284,7 +284,7 @@ class InterpolateSeeds(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, seed_a, seed_b, points, mode) -> io.NodeOutput:
         joined(seed_a, seed_b, ("seed_a", "seed_b"))
         if points * seed_a.noise[0].numel() > MAX_VALUES:

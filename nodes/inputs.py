@@ -10,8 +10,8 @@ from ..seedselect_core.chain.sampling import draw_references
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.host.samplers import REFUSED
 from ..seedselect_core.likeness.weights import LossWeights
+from ..seedselect_core.memory.failures import with_room
 from ..seedselect_core.memory.levels import AUTOMATIC
-from ..seedselect_core.memory.plan import with_room
 from ..seedselect_core.references import ReferenceSet
 from ..seedselect_core.search.scene import Scene
 from ..seedselect_core.search.settings import (

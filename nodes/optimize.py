@@ -17,7 +17,7 @@ from .inputs import (
     settings_inputs,
     settings_of,
 )
-from .sockets import SeedType, links_checked
+from .sockets import SeedType, inputs_checked
 
 
 class SeedSelectOptimize(Searching, io.ComfyNode):
@@ -57,7 +57,7 @@ class SeedSelectOptimize(Searching, io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, preset, start=None, **values) -> io.NodeOutput:
         settings = settings_of(preset, values)
         show = Display(cls.hidden.unique_id, cls.settled)

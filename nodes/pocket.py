@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..pocket.drawing import LETTERS
 from ..pocket.references import PER_LETTER, letter_pictures
 from ..seedselect_core.pocket import load_pocket_model
+from .sockets import inputs_checked
 
 
 class LoadPocketModel(io.ComfyNode):
@@ -31,6 +32,7 @@ class LoadPocketModel(io.ComfyNode):
         )
 
     @classmethod
+    @inputs_checked
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_pocket_model())
 
@@ -66,6 +68,7 @@ class PocketReferences(io.ComfyNode):
         )
 
     @classmethod
+    @inputs_checked
     def execute(cls, letter, count) -> io.NodeOutput:
         pictures = torch.from_numpy(letter_pictures(letter, count))
         return io.NodeOutput(pictures.float() / 255)

@@ -27,7 +27,7 @@ from ..seedselect_core.text import printable, printable_lines
 from .folders import below
 from .inputs import only
 from .previews import previewed
-from .sockets import ReferenceSetType
+from .sockets import ReferenceSetType, inputs_checked
 
 NO_FOLDER = "(none)"
 PREVIEW_SIZE = 512
@@ -191,6 +191,7 @@ class LoadReferenceSet(io.ComfyNode):
         return digest.hexdigest()
 
     @classmethod
+    @inputs_checked
     def execute(cls, images=None, mask=None, **lists) -> io.NodeOutput:
         values = {name: only(name, each) for name, each in lists.items()}
         options = {"crop": values["crop"], "background": parse_color(values["background"])}

@@ -6,14 +6,14 @@ from comfy_api.latest import io, ui
 
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.likeness.encoders import ImageEncoder, unit_embeddings
-from ..seedselect_core.memory.plan import with_room
+from ..seedselect_core.memory.failures import with_room
 from ..seedselect_core.references import Fitted, combine, reference_set_from_batch
 from ..seedselect_core.sets.diversity import DiversityReport, diversity_report
 from ..seedselect_core.sheets import draw_report
 from ..seedselect_core.text import printable_lines
 from .encoders import encoder_input, image_encoder
 from .inputs import only
-from .sockets import ReferenceSetType, links_checked
+from .sockets import ReferenceSetType, inputs_checked
 
 BATCH = 16  # pictures that are compared at a time
 
@@ -60,7 +60,7 @@ class DiversityReportNode(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
         encoder = image_encoder(only("clip_vision", clip_vision))
         made = pictures_of("generated", generated)

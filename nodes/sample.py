@@ -5,7 +5,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import sample_from_seed
-from .sockets import SeedType, links_checked
+from .sockets import SeedType, inputs_checked
 
 FROM_SEED = "from the seed"
 
@@ -64,7 +64,7 @@ class SampleFromSeed(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(
         cls, model, positive, negative, seed, steps, cfg, sampler_name, scheduler, latent=None
     ) -> io.NodeOutput:

@@ -11,7 +11,7 @@ from ..seedselect_core.seeds.seed import Seed, SeedNoise, load_seed
 from ..seedselect_core.text import printable, quoted
 from .folders import below
 from .prefix import file_prefix
-from .sockets import SeedType, links_checked
+from .sockets import SeedType, inputs_checked
 
 
 def save_numbered(seed: Seed, prefix: str, prompt: dict | None = None) -> Path:
@@ -125,7 +125,7 @@ class SaveSeed(io.ComfyNode):
         return True
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, seed, filename_prefix) -> io.NodeOutput:
         path = save_numbered(seed, filename_prefix, cls.hidden.prompt)
         return io.NodeOutput(ui=ui.PreviewText(printable(f"Saved {path.name}")))
@@ -169,6 +169,7 @@ class LoadSeed(io.ComfyNode):
         return f"{stat.st_mtime_ns} {stat.st_size}"
 
     @classmethod
+    @inputs_checked
     def execute(cls, seed_file) -> io.NodeOutput:
         return io.NodeOutput(load_seed(resolve_seed_file(seed_file)))
 
@@ -186,6 +187,6 @@ class SeedToNoise(io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, seed) -> io.NodeOutput:
         return io.NodeOutput(SeedNoise(seed))

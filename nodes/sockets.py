@@ -26,18 +26,25 @@ def _with(*names: str) -> Callable[[Any], bool]:
     return lambda value: all(hasattr(value, name) for name in names)
 
 
+_is_tensor = _of(torch.Tensor)
+
+
+def _is_condition(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 1 and isinstance(value[1], dict)
+
+
 # By what is used of it, since other packs have classes of their own for the host's types. Pictures
 # and masks are checked where they are read.
 _IS = {
     "MODEL": _with("model", "model_options"),
-    "CONDITIONING": _of(list),
-    "LATENT": _of(dict),
+    "CONDITIONING": lambda value: isinstance(value, list) and all(map(_is_condition, value)),
+    "LATENT": lambda value: isinstance(value, dict) and hasattr(value.get("samples"), "shape"),
     "VAE": _with("decode"),
     "CLIP_VISION": _with("encode_image", "patcher"),
     "NOISE": _with("generate_noise", "seed"),
     "GUIDER": _with("model_patcher", "sample"),
     "SAMPLER": _with("sample"),
-    "SIGMAS": _of(torch.Tensor),
+    "SIGMAS": _is_tensor,
     ReferenceSetType.io_type: _with("fitted", "preview"),
     SeedType.io_type: _of(Seed),
     EncoderType.io_type: _of(OpenClipEncoder),
@@ -51,16 +58,17 @@ _REMEDIES = {
 }
 
 
-def links_checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+def inputs_checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     """A node's ``execute`` that refuses, in words, what a socket is not for.
 
-    The host lets an API prompt have any value in the place of a link, and a link from an output of
-    any type.
+    The host lets an API prompt have any value in the place of a link, a link from an output of any
+    type, and links to inputs that there are none of.
     """
 
     @functools.wraps(execute)
     def checked(cls, **values) -> io.NodeOutput:
-        schema = cls.define_schema()
+        schema = cls.SCHEMA or cls.define_schema()
+        values = {socket.id: values[socket.id] for socket in schema.inputs if socket.id in values}
         for socket in schema.inputs:
             given = values.get(socket.id)
             if given is None and socket.optional:

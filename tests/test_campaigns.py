@@ -98,7 +98,7 @@ def test_what_a_layer_does_is_counted(running):
     """The trap is sprung, the error told; a picture that differs is seen."""
     what = Interruption("opt", "error", "vae", 5, False, 0.0, {"iterations": 2})
     ended = running.run(what.prompt(running))
-    assert ended.was == "raw" and "chaos: a layer failed" in ended.text
+    assert ended.was == "refused" and "chaos: a layer failed" in ended.text
     found = campaigns_server.interrupted(running, what)
     assert found.was == "told", found
     before = running.before
@@ -108,6 +108,27 @@ def test_what_a_layer_does_is_counted(running):
     finally:
         running.before = before
     assert running.damage()[0] == set()
+
+
+def test_what_ends_the_host_by_itself_is_counted_as_its_own(running, monkeypatch):
+    """Not a node of this pack in the graph, and one that has no inputs at all."""
+    monkeypatch.setattr(campaigns_live, "PATIENCE", 5)
+    drawn = {"a": ("EmptyImage", {}), "b": ("PreviewImage", {"images": ["a", 0]})}
+    prompt = running.complete(drawn) | {"c": {"class_type": "EmptyImage"}}
+    ended = running.run(prompt, going=1)
+    assert ended.was == "hung" and running.worker_ended_by_host()
+    found = campaigns_live.told(running, "damaged", ended)
+    assert found.was == "foreign" and not found.faults
+    assert not running.worker_ended_by_host() and running.look()
+
+
+def test_an_error_of_the_host_or_of_this_pack_is_told_apart():
+    of_host = ['File "/x/execution.py", line 1, in execute']
+    of_pack = [f'File "/x/custom_nodes/{campaigns_live.host.PACK}/nodes/a.py", line 1']
+    assert not campaigns_live.is_ours("KSampler", of_host)
+    assert campaigns_live.is_ours("SeedSelectOptimize", of_host)
+    assert campaigns_live.is_ours("KSampler", of_pack)
+    assert not campaigns_live.is_ours("SeedSelectOptimize", [])  # a cycle: nothing was run
 
 
 def test_a_file_opened_outside_is_noted(tmp_path):
@@ -180,6 +201,8 @@ def test_a_best_seed_is_lost_where_no_file_has_what_was_told(tmp_path):
     late = save(tmp_path / "late.seed.safetensors", [0.1])
     os.utime(late, (12.5, 12.5))
     assert not campaigns_server.lost(ended, [late], 0)
+    ended.began = ["opt", "end"]
+    assert not campaigns_server.lost(ended, [], 0)
 
 
 def test_what_grows_is_told():

@@ -9,7 +9,7 @@ from seedselect_core.chain.inversion import invert_images
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.likeness.encoders import ClipVisionEncoder, unit_embeddings
 from seedselect_core.likeness.vae import host_pictures
-from seedselect_core.memory.plan import out_of_memory, with_room
+from seedselect_core.memory.failures import out_of_memory, with_room
 
 
 def no_memory_on_the_cpu() -> None:
@@ -181,3 +181,24 @@ def test_other_errors_go_through_at_once():
     with pytest.raises(RuntimeError, match="shapes"):
         with_room(work, (), (), where="testing", remedy="Stop.")
     assert len(calls) == 1
+
+
+def test_an_error_from_outside_of_the_pack_is_told_with_what_was_done():
+    def work():
+        torch.nn.functional.interpolate(torch.zeros(1), (2,))
+
+    told = (
+        r"^SeedSelect: testing failed in the model, .* pack: ValueError: .* Check that a plain KS"
+    )
+    with pytest.raises(SeedSelectError, match=told) as error:
+        with_room(work, (), where="testing", remedy="Stop.")
+    assert isinstance(error.value.__cause__, RuntimeError)
+
+
+def test_a_cancelled_run_stays_one():
+    def work():
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        with_room(work, (), where="testing", remedy="Stop.")

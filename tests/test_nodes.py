@@ -107,7 +107,7 @@ def test_what_a_socket_is_not_for_is_refused_in_words(nodes, connected):
             own = nodes("seeds").Seed(tiny.normal(1, 4, 8, 8), None)
             seeds = [i.id for i in node.GET_SCHEMA().inputs if i.get_io_type() == "SEED"]
             given = connected(node, **dict.fromkeys(seeds, own))
-            for value in (5, "x\x1b", True, {} if kinds != "LATENT" else [], object()):
+            for value in (5, "x\x1b", True, {}, [["a"]], object()):
                 told = f"^{socket.id}: expected .*, got {type(value).__name__}\\. Connect "
                 with pytest.raises(ValueError, match=told):
                     run(node, **given | {socket.id: value})
@@ -115,6 +115,15 @@ def test_what_a_socket_is_not_for_is_refused_in_words(nodes, connected):
                 with pytest.raises(ValueError, match=f"^{socket.id}: expected .* got NoneType"):
                     run(node, **given | {socket.id: None})
     assert len(tried) == 11
+
+
+def test_a_link_to_an_input_that_there_is_none_of_changes_nothing(nodes, connected):
+    """The host hands it over."""
+    node = nodes("seeds").SeedToNoise
+    sampling = nodes("inputs").SamplingSettings(**SAMPLING)
+    own = nodes("seeds").Seed(tiny.normal(1, 4, 8, 8), sampling)
+    (noise,) = run(node, **connected(node, seed=own), **{"no such input": 5})
+    assert noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8)}).equal(own.noise)
 
 
 def test_a_set_that_no_file_could_hold_is_refused(nodes, connected):

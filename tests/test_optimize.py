@@ -359,6 +359,10 @@ MISFITS = {
         with_latent(samples=tiny.normal(1, 16, 8, 8)),
         "^latent: it has 16 channels, the model works on 4.*VAE",
     ),
+    "empty latent": (
+        with_latent(samples=torch.zeros(1, 4, 0, 8)),
+        r"^latent: there is no picture in it, its shape is \[1, 4, 0, 8\]",
+    ),
     "video latent": (with_latent(samples=tiny.normal(1, 4, 2, 8, 8)), "^model|^latent"),
     "VAE of another video model": (
         lambda: tiny.Graph(model=tiny.model(latent_format=comfy.latent_formats.Wan21)),
@@ -391,3 +395,14 @@ def test_what_does_not_fit_is_named(case, monkeypatch):
     monkeypatch.setattr(type(graph.model.model), "apply_model", no_call)
     with pytest.raises(SeedSelectError, match=message):
         run(graph)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "said"),
+    [(16, 96, "RuntimeError: mat1 and mat2 shapes"), (0, 16, "ZeroDivisionError: ")],
+)
+def test_a_prompt_of_another_text_encoder_is_told_as_what_it_is(tokens, width, said):
+    graph = tiny.Graph(positive=[[torch.zeros(1, tokens, width), {}]])
+    told = rf"^SeedSelect: the search failed in the model, .*: {said}.*own text encoder\.$"
+    with pytest.raises(SeedSelectError, match=told):
+        tiny.optimize(graph)

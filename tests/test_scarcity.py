@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.memory.failures import out_of_memory
 from seedselect_core.memory.levels import AUTOMATIC, AWAY, BLOCKS, KEPT, PROMPTS, WHOLE
-from seedselect_core.memory.plan import out_of_memory
 from seedselect_core.search import optimize
 
 FULL = comfy.model_management.OOM_EXCEPTION

@@ -20,7 +20,7 @@ from comfy.sampler_helpers import convert_cond
 
 from ..errors import Rule, SeedSelectError, is_whole, require_rules
 from ..likeness.vae import VaeCodec, require_vae
-from ..memory.plan import with_room
+from ..memory.failures import with_room
 from ..pictures import opaque, require_image
 from ..seeds.seed import SamplingSettings, Seed
 from .finite import blamed_for_prediction, is_finite

@@ -6,9 +6,10 @@ import comfy.samplers
 import comfy.utils
 import torch
 
+from ..errors import SeedSelectError
 from ..host.samplers import require_scheduler, sampler_of
 from ..likeness.vae import host_pictures
-from ..memory.plan import with_room
+from ..memory.failures import with_room
 from ..references import ReferenceSet, reference_set_from_batch
 from ..seeds.seed import SamplingSettings, Seed
 from .finite import watching
@@ -94,11 +95,21 @@ def sample_from_seed(
 
 
 def latent_samples(model, latent: dict) -> torch.Tensor:
-    """The latent as the host's KSampler takes it: an empty one gets the model's channels."""
+    """The latent as the host's KSampler takes it: an empty one gets the model's channels.
+
+    Raises:
+        SeedSelectError: there is no picture in it.
+    """
+    samples = latent["samples"]
+    if 0 in samples.shape:
+        raise SeedSelectError(
+            f"latent: there is no picture in it, its shape is {list(samples.shape)}. Make it with "
+            "'Empty Latent Image'."
+        )
     # Hosts before 0.22 make no latent that has the second, and take none.
     names = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     ratios = {name: latent[name] for name in names if name in latent}
-    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+    return comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
 
 
 def intermediate(latent: torch.Tensor) -> torch.Tensor:

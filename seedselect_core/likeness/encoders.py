@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ..errors import SeedSelectError
 from ..host.devices import where_complete
 from ..host.layers import layer_norms_keep_their_input
-from ..memory.plan import with_room
+from ..memory.failures import with_room
 from .clamping import clamp_inward, ordinary, with_gradient_of
 
 

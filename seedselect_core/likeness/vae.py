@@ -8,7 +8,7 @@ from comfy.ldm.modules.temporal_ae import VideoDecoder
 
 from ..errors import SeedSelectError
 from ..host.decoder import attached_memory, fixed_rng
-from ..memory.plan import with_room
+from ..memory.failures import with_room
 from ..memory.strips import Strips
 from .clamping import clamp_inward, ordinary, with_gradient_of
 

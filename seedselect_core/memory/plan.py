@@ -1,16 +1,8 @@
 """The fastest way to take a gradient that the free memory holds, and the next smaller one."""
 
-import gc
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import comfy.model_management
-
-from ..errors import SeedSelectError
-from ..host.devices import ON_THIS_DEVICE, lacks_operation
-from ..text import first_sentence, printable, quoted
 from .levels import KEPT, NONE, Level
 from .meter import Meter
 
@@ -129,63 +121,3 @@ def smaller(plan: Plan, levels: Sequence[Level], sizes: Sequence[int]) -> Plan |
     if less:
         return replace(plan, batch=less[0])
     return Plan(after[0], plan.batch, True) if after else None
-
-
-# Allocators that have no class of error for it: PyTorch's on the CPU, on Windows and elsewhere, of
-# MPS and DirectML, and those of cuBLAS and cuDNN.
-_FULL = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "could not allocate tensor",
-    "alloc_failed",
-)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is the device's, or the system's, that there is no memory left."""
-    if isinstance(error, MemoryError) or comfy.model_management.is_oom(error):
-        return True
-    # Not those of other kinds: a `SeedSelectError` tells of it too.
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return any(words in text for words in _FULL)
-
-
-def free() -> None:
-    """Give back what nobody holds any more; call it when the error's own frames are gone."""
-    gc.collect()
-    comfy.model_management.soft_empty_cache()
-
-
-def with_room(work: Callable[..., Any], *ways: tuple, where: str, remedy: str) -> Any:
-    """``work(*arguments)`` for the first of ``ways`` that there is memory for.
-
-    Before each way but the first all models leave the device, so that this is for where none is in
-    use; the host loads them again.
-
-    Args:
-        ways: arguments, the last for the least memory.
-        where: what is done, and ``remedy``: what the user can do, for the message.
-
-    Raises:
-        SeedSelectError: not even the last way fits, or the device has no operation for it.
-    """
-    for number, arguments in enumerate(ways):
-        if number:
-            comfy.model_management.unload_all_models()
-            free()
-        try:
-            return work(*arguments)
-        except Exception as error:
-            if lacks_operation(error):
-                raise SeedSelectError(
-                    f"SeedSelect: {where} failed {ON_THIS_DEVICE}: {first_sentence(error)} Start "
-                    "ComfyUI with --cpu, or on a Mac with PYTORCH_ENABLE_MPS_FALLBACK=1 set."
-                ) from quoted(error)
-            if not out_of_memory(error):
-                raise
-            logging.warning("SeedSelect: out of memory while %s", printable(where))
-            told = SeedSelectError(f"SeedSelect: out of memory while {where}. {remedy}")
-            cause = str(error)
-    # Without the error itself, whose frames hold what was in the way.
-    raise told from quoted(MemoryError(cause))

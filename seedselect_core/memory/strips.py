@@ -42,7 +42,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..host.session import entered_again, function_modes
 from ..host.weights import unviewed
 from .blocks import put_back, repeated_blocks
-from .plan import out_of_memory
+from .failures import out_of_memory
 
 # So much of the input or the output of a block, whichever is larger, is a strip; in bytes.
 STRIP = 32 * 2**20

@@ -25,8 +25,8 @@ from ..errors import NoGradient, SeedSelectError
 from ..host.calls import MADE_OTHERWISE
 from ..likeness.losses import norm_prior
 from ..likeness.objective import Losses, Objective
+from ..memory.failures import free, out_of_memory
 from ..memory.levels import NONE
-from ..memory.plan import free, out_of_memory
 from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
 from ..seeds.rescue import Unfinished
 from ..text import quoted

@@ -22,8 +22,8 @@ from ..host.samplers import BATCH_INDEPENDENT, require_sampler, sampler_name
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets, build_targets
 from ..likeness.vae import VaeCodec, require_vae
+from ..memory.failures import failure, out_of_memory, with_room
 from ..memory.levels import NONE
-from ..memory.plan import out_of_memory, with_room
 from ..references import ReferenceSet
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
 from ..text import printable, quoted
@@ -131,9 +131,10 @@ def optimize_noise(
     except BaseException as error:
         if search.best is not None:
             callbacks.rescue(lambda: replace(make(), unfinished=search.state()))
-        if out_of_memory(error):
-            raise _out_of_memory(search) from quoted(error)
-        raise
+        told = _out_of_memory(search) if out_of_memory(error) else failure(error, "the search")
+        if told is None:
+            raise
+        raise told from quoted(error)
     return make(), {"samples": intermediate(result)}, search.history
 
 

@@ -15,8 +15,9 @@ import torch
 
 from ..chain.unroll import Chain, MoreRoom
 from ..likeness.objective import Objective
+from ..memory.failures import out_of_memory
 from ..memory.levels import AUTOMATIC, BLOCKS, KEPT, LEVELS, NONE, WHOLE, Level
-from ..memory.plan import GIB, Needs, Plan, batches, choose, out_of_memory, smaller
+from ..memory.plan import GIB, Needs, Plan, batches, choose, smaller
 from ..text import printable
 from .settings import Settings
 
