@@ -92,8 +92,6 @@ def pack(nodes, models, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     extension = nodes("extension").SeedSelectExtension()
     found = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-    # The pack's own classes, under the name that the host would have loaded them by.
-    theirs = found["SeedSelectLoadReferenceSet"].execute.__func__.__globals__
     sampling = {"steps": 2, "cfg": 1.0, "sampler_name": "ddim", "scheduler": "normal"}
     graph = {name: models[name] for name in ("model", "positive", "negative", "vae")}
     folder = {"folder": "(none)", "limit": 5, "order": "name", "seed": 0}
@@ -101,7 +99,7 @@ def pack(nodes, models, tmp_path, monkeypatch):
         "SeedSelectLoadReferenceSet": folder | {"crop": "center", "background": "#FFFFFF"},
         "SeedSelectInvertImage": graph | sampling | {"refinements": 2},
         "SeedSelectDiversityReport": {
-            "references": theirs["reference_set_from_batch"](pictures(count=6)),
+            "references": nodes("references").reference_set_from_batch(pictures(count=6)),
             "clip_vision": models["clip_vision"],
             "bins": 2,
             "generated": pictures(),
