@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import tiny
 from conftest import REPO
+from nodes import LatentFromBatch
 from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.seeds import seed as module
@@ -411,6 +412,19 @@ def test_seed_as_noise():
     assert torch.equal(made, seed().noise) and noise.seed == SAMPLING.seed
     made.zero_()
     assert noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)}).std() > 0
+
+
+def test_seed_as_noise_for_a_part_of_its_batch():
+    """As the host's 'Latent From Batch' gives it."""
+    batch = {"samples": torch.zeros(2, 4, 8, 8)}
+    for place in (0, 1, -1):
+        (one,) = LatentFromBatch().frombatch(batch, place, 1)
+        assert torch.equal(SeedNoise(seed()).generate_noise(one), seed().noise[place][None])
+    (both,) = LatentFromBatch().frombatch(batch, 0, 2)
+    assert torch.equal(SeedNoise(seed()).generate_noise(both), seed().noise)
+    other = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [2]}
+    with pytest.raises(SeedSelectError, match="latent: the seed was made for 2 x"):
+        SeedNoise(seed()).generate_noise(other)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (2, 4, 8, 16), (2, 16, 8, 8), (2, 4, 1, 8, 8)])

@@ -216,13 +216,25 @@ class SeedNoise:
         self.seed = seed.sampling.seed
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
-        self.optimized.require_shape(input_latent["samples"])
+        """Noise for a LATENT; for a part of its batch ('Latent From Batch') that of those pictures.
+
+        Raises:
+            SeedSelectError: the seed was made for another size or number.
+        """
+        samples = input_latent["samples"]
+        noise = self._of_places(input_latent.get("batch_index"))
+        if noise.shape != samples.shape:
+            noise = self.optimized.noise
+            self.optimized.require_shape(samples)
         # The host's RandomNoise leaves PyTorch's own generators in the state from which some
         # samplers go on; so the draw is made, though what it gives is not used.
-        comfy.sample.prepare_noise(
-            input_latent["samples"], self.seed, input_latent.get("batch_index")
-        )
-        return self.optimized.noise.clone()
+        comfy.sample.prepare_noise(samples, self.seed, input_latent.get("batch_index"))
+        return noise.clone()
+
+    def _of_places(self, places: Sequence[int] | None) -> torch.Tensor:
+        noise = self.optimized.noise
+        known = places is not None and all(0 <= place < len(noise) for place in places)
+        return noise[list(places)] if known else noise
 
 
 def load_seed(path: Path) -> Seed:
