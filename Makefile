@@ -4,7 +4,7 @@
 # Other node packs through PACKS: make hosts PACKS="../RES4LYF" HOSTS=../ComfyUI-0.30.0
 PYTHON ?= python3
 
-.PHONY: install demo ui test lint check bench bench-quality bench-speed memory campaigns coverage hosts
+.PHONY: install demo ui test lint check bench bench-quality bench-speed bench-scale memory campaigns coverage hosts
 install:
 	$(PYTHON) scripts/host.py install $(ARGS)
 demo:
@@ -23,6 +23,8 @@ bench-quality:
 	$(PYTHON) scripts/host.py bench quality $(ARGS)
 bench-speed:
 	$(PYTHON) scripts/host.py bench speed $(ARGS)
+bench-scale:
+	$(PYTHON) scripts/host.py bench scale $(ARGS)
 memory:
 	$(PYTHON) scripts/host.py bench memory $(ARGS)
 campaigns:

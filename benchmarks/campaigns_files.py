@@ -170,7 +170,8 @@ def call(node: type, **inputs) -> tuple[str | None, tuple]:
         Why it refuses its inputs, or None; and what it gives.
     """
     if node.INPUT_IS_LIST:
-        inputs = {name: [value] for name, value in inputs.items()}
+        # Of a choice, a dict of what it brings along, each value comes in a list.
+        inputs = {k: v if isinstance(v, dict) else [v] for k, v in inputs.items()}
     asked = inspect.signature(node.validate_inputs).parameters
     answer = node.validate_inputs(**{name: inputs[name] for name in asked})
     if answer is not True:
@@ -212,9 +213,16 @@ def _reference(place: Place, node: type, rng: random.Random) -> Found:
             os.symlink(place.outside, inside / "folder.png")
     if rng.random() < 0.2:
         item, folder = rng.choice(FOLDERS)(place)
-    inputs = {"folder": folder, "crop": rng.choice(["center", "pad", "stretch"])}
+    chosen = ""
+    if rng.random() < 0.2:  # the same files one by one, as if they were uploaded
+        item += ", chosen"
+        names = sorted(os.listdir(bytes(inside)))
+        chosen = [f"{folder}/{os.fsdecode(name)}" for name in names]
+        folder = "(none)"
+    inputs = {"pictures": chosen, "folder": folder, "crop": rng.choice(["top", "pad", "stretch"])}
     inputs |= {"background": rng.choice(["#FFFFFF", "#000", "white"]), "limit": 3}
-    inputs |= {"order": rng.choice(["name", "newest", "random"]), "seed": rng.randrange(2**64)}
+    order = {"order": [rng.choice(["name", "newest", "random"])], "choice": [rng.randrange(2**64)]}
+    inputs["order"] = order
 
     def work() -> str | None:
         refusal, given = call(node, **inputs)

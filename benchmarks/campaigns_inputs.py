@@ -28,7 +28,7 @@ from campaigns_live import (
 
 sys.path.append(str(REPO / "scripts"))
 
-from api_workflow import to_api
+from api_workflow import CHOICE, to_api
 
 # ---------------------------------------------------------------- inputs of every node
 
@@ -54,13 +54,13 @@ SOCKET = (
     {"__value__": [["a"]]},
 )
 # For sockets of a type, the hostile values of it, by words in their names; the host refuses a link
-# of another type itself. Of SEED other packs have kinds of their own.
+# of another type itself.
 HOSTILE = {
     "IMAGE": ("image",),
     "LATENT": ("latent",),
     "CONDITIONING": ("condition",),
     "SIGMAS": ("step", "sigma"),
-    "SEED": ("nothing", "number", "text", "list", "dict"),
+    "SEEDSELECT_SEED": ("nothing", "number", "text", "list", "dict"),
 }
 MISSING = "(missing)"
 
@@ -96,11 +96,13 @@ def bases() -> dict[str, tuple[dict, str]]:
         "SeedSelectSampleFromSeed": (pocket() | sampled(), "opt"),
         "SeedSelectLoadSeed": (read | {"end": ("PreviewAny", {"source": ["seed", 0]})}, "seed"),
         "SeedSelectSaveSeed": (read | saved, "opt"),
+        "SeedSelectSaveImageWithSeed": (pocket() | sampled_and_saved(), "opt"),
+        "SeedSelectPickSeeds": (of_seed("SeedSelectPickSeeds"), "opt"),
+        "SeedSelectJoinSeeds": (of_seed("SeedSelectJoinSeeds", other_seed=["seed", 0]), "opt"),
+        "SeedSelectResizeSeed": (of_seed("SeedSelectResizeSeed", width=128, height=64), "opt"),
+        "SeedSelectSeedVariation": (of_seed("SeedSelectSeedVariation"), "opt"),
         "SeedSelectSeedToNoise": (pocket() | custom, "opt"),
-        "SeedSelectSeedCentroid": (
-            read | shown | {"opt": ("SeedSelectSeedCentroid", {"seed": ["seed", 0]})},
-            "opt",
-        ),
+        "SeedSelectSeedCentroid": (of_seed("SeedSelectSeedCentroid"), "opt"),
         "SeedSelectInterpolateSeeds": (
             read | shown | {"opt": ("SeedSelectInterpolateSeeds", two)},
             "opt",
@@ -117,21 +119,49 @@ def bases() -> dict[str, tuple[dict, str]]:
             shown | {"opt": ("SeedSelectPocketReferences", {})},
             "opt",
         ),
+        "SeedSelectHandReferences": (shown | {"opt": ("SeedSelectHandReferences", {})}, "opt"),
         "SeedSelectLoadPocketModel": (shown | {"opt": ("SeedSelectLoadPocketModel", {})}, "opt"),
         "SeedSelectLoadOpenClip": (shown | {"opt": ("SeedSelectLoadOpenClip", {})}, "opt"),
     }
+
+
+def of_seed(kind: str, **inputs) -> dict:
+    """A node that makes a seed of a seed."""
+    return {
+        "seed": sampled()["seed"],
+        "opt": (kind, {"seed": ["seed", 0]} | inputs),
+        "end": ("PreviewAny", {"source": ["opt", 0]}),
+    }
+
+
+def sampled_and_saved() -> dict:
+    nodes = sampled()
+    nodes["sample"] = nodes.pop("opt")
+    nodes["decoded"] = ("VAEDecode", {"samples": ["sample", 0], "vae": ["model", 2]})
+    inputs = {"images": ["decoded", 0], "seed": ["seed", 0]}
+    nodes["opt"] = ("SeedSelectSaveImageWithSeed", inputs)
+    nodes["end"] = ("PreviewAny", {"source": ["sample", 0]})
+    return nodes
 
 
 def pools(info: dict) -> dict[tuple[str, str], list]:
     """For every input of every node of this pack the values that are tried."""
     found = {}
     for kind in sorted(key for key in info if key.startswith("SeedSelect")):
-        given = info[kind]["input"]
-        for section in ("required", "optional"):
-            for name, (sort, *more) in given.get(section, {}).items():
-                found[kind, name] = pool(sort, more[0] if more else {}, info)
+        for name, sort, options in _inputs(info[kind]["input"]):
+            found[kind, name] = pool(sort, options, info)
         found[kind, "no such input"] = [5, None, ["model", 0]]
     return found
+
+
+def _inputs(given: dict, prefix: str = "") -> Iterator[tuple]:
+    """Full name, type and options of these inputs and of those that choices bring along."""
+    for section in ("required", "optional"):
+        for name, (sort, *more) in given.get(section, {}).items():
+            options = more[0] if more else {}
+            yield prefix + name, sort, options
+            for option in options["options"] if sort == CHOICE else ():
+                yield from _inputs(option["inputs"], f"{prefix}{name}.")
 
 
 def pool(sort, options: dict, info: dict) -> list:
@@ -141,6 +171,8 @@ def pool(sort, options: dict, info: dict) -> list:
         return [*bounds, *(b + step for b in bounds for step in (-1, 1)), *WHOLE, MISSING]
     if sort == "FLOAT":
         return [*bounds, *(b + step for b in bounds for step in (-0.001, 0.001)), *REAL, MISSING]
+    if sort == CHOICE:
+        return [*(option["key"] for option in options["options"]), *TEXT, MISSING]
     if isinstance(sort, list) or sort == "COMBO":
         options = sort if isinstance(sort, list) else options["options"]
         return [*options[:4], *options[-4:], *TEXT, MISSING]
@@ -219,7 +251,7 @@ def graphs(start: int, stop: int, running: Live | None = None) -> Iterator[Found
 
 # What harm raises where nothing is left that it could be done to.
 SENSELESS = (LookupError, TypeError, ValueError, AttributeError, StopIteration)
-SHORTENED = {"steps": 2, "iterations": 1, "candidates": 1, "count": 2, "views": 1, "points": 2}
+SHORTENED = {"steps": 2, "iterations": 1, "count": 2, "points": 2}
 
 
 def shipped(path: Path, running: Live) -> dict:

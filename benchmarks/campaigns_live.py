@@ -25,6 +25,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
 
 import host  # noqa: E402
+from api_workflow import complete  # noqa: E402
 from comfy_client import ComfyClient, Event, PromptRejected  # noqa: E402
 from host_install import Host  # noqa: E402
 
@@ -33,7 +34,7 @@ GOING = 4  # seconds after which a prompt is cancelled, unless told otherwise
 PATIENCE = 60  # seconds in which it must end then, and any other prompt
 OURS = ("seedselect_core", host.PACK, str(REPO / "nodes"))
 # What the nodes tell while they search.
-TOLD = re.compile(r"iteration \d+: semantic loss (\d+\.\d+|nan)")
+TOLD = re.compile(r"iteration \d+.*: likeness (-?\d+|nan) %")
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Ended:
         text: what the user is told.
         kind: class of an error.
         outputs: node id to what it shows.
-        told: (seconds since the epoch, semantic loss) of every better seed that was told of.
+        told: (seconds since the epoch, likeness in percent) of every better seed that was told of.
         began: nodes that were begun, in order.
         ended: when, in seconds since the epoch.
     """
@@ -55,7 +56,7 @@ class Ended:
     text: str = ""
     kind: str = ""
     outputs: dict = field(default_factory=dict)
-    told: list[tuple[float, float]] = field(default_factory=list)
+    told: list[tuple[float, str]] = field(default_factory=list)
     began: list[str] = field(default_factory=list)
     ended: float = 0.0
 
@@ -110,16 +111,10 @@ class Live:
 
     def complete(self, nodes: dict[str, tuple[str, dict]]) -> dict:
         """An API prompt of node types and inputs; widgets that are not named at their default."""
-        prompt = {}
-        for key, (kind, inputs) in nodes.items():
-            given = dict(inputs)
-            for name, (sort, *more) in self.info[kind]["input"].get("required", {}).items():
-                options = more[0] if more else {}
-                choices = sort if isinstance(sort, list) else options.get("options", [])
-                for value in [options["default"]] if "default" in options else choices[:1]:
-                    given.setdefault(name, value)
-            prompt[key] = {"class_type": kind, "inputs": given}
-        return prompt
+        return {
+            key: {"class_type": kind, "inputs": complete(self.info[kind], inputs)}
+            for key, (kind, inputs) in nodes.items()
+        }
 
     def run(
         self,
@@ -136,7 +131,7 @@ class Live:
             if event.kind == "executing":
                 ended.began.append(event.node)
             if event.kind == "text" and (found := TOLD.search(event.text)):
-                ended.told.append((time.time(), float(found[1])))
+                ended.told.append((time.time(), found[1]))
             if during:
                 during(event)
 
@@ -305,7 +300,9 @@ def connections(through: str = "model") -> dict:
     return graph | {"clip_vision": vision, "references": ["refs", 0], "latent": ["latent", 0]}
 
 
-SHORT = {"preset": "custom", "candidates": 1, "iterations": 1, "draft_steps": 0, "views": 1}
+# Every choice brings along what it can, so that all inputs are there to be tried.
+SHORT = {"preset": "custom", "first_draws": 1, "iterations": 1, "compare_shifted_copies": 1}
+SHORT |= {"gradient": "last steps", "memory": "automatic"}
 
 
 def search(through: str = "model", **changes) -> dict:
@@ -336,7 +333,7 @@ def diverse(through: str = "model", **changes) -> dict:
 
 def sweep(through: str = "model", **changes) -> dict:
     inputs = connections(through) | SAMPLING | {"seed": 5, "preset": "quick"}
-    inputs |= {"semantic_weights": "10", "appearance_weights": "0"} | changes
+    inputs |= {"likeness_what_it_is": "10", "likeness_how_it_looks": "0"} | changes
     return {
         "opt": ("SeedSelectTradeoffSweep", inputs),
         "end": ("PreviewAny", {"source": ["opt", 2]}),

@@ -65,7 +65,7 @@ INTERRUPTED = {
 KEEPERS = ("opt", "advanced")  # whose best seed so far must not be lost
 
 
-ENDLESS = {"iterations": 10_000, "target": 0.0}
+ENDLESS = {"iterations": 10_000}
 
 
 @dataclass
@@ -90,8 +90,8 @@ class Interruption:
         call = int(10 ** rng.uniform(0, 4 if part == "model" else 3))
         changes = {}
         if node in KEEPERS:
-            changes = {"iterations": rng.choice([4, 12, 40]), "candidates": rng.choice([1, 3])}
-            changes["views"] = rng.choice([1, 2])
+            changes = {"iterations": rng.choice([4, 12, 40]), "first_draws": rng.choice([1, 3])}
+            changes["compare_shifted_copies"] = rng.choice([1, 2])
             if kind.startswith("SIG"):
                 changes |= ENDLESS
         moment = rng.uniform(*((1, 12) if kind.startswith("SIG") else (0, 2.5)))
@@ -149,9 +149,10 @@ def interrupted(running: Live, what: Interruption) -> Found:
         if why:
             found.faults.add("lost")
             found.what += f" LOST: {why}"
-    if fresh and ended.was == "accepted":
+    unfinished = [path for path in fresh if path.name.startswith("unfinished")]
+    if unfinished and ended.was == "accepted":
         found.faults.add("growth")
-        found.what += f" it ended well and left {fresh[0].name}"
+        found.what += f" it ended well and left {unfinished[0].name}"
     for path in fresh:
         path.unlink(missing_ok=True)
     return found
@@ -182,21 +183,21 @@ def lost(ended: Ended, fresh: list[Path], grace: float) -> str | None:
     due = [time_of for time_of, _ in ended.told if time_of <= ended.ended - grace]
     if not due or "end" in ended.began:
         return None
-    enough = {f"{loss:.4f}" for _, loss in ended.told[max(0, len(due) - 2) :]}
+    enough = {percent for _, percent in ended.told[max(0, len(due) - 2) :]}
     kept = {path: likeness(path) for path in fresh}
-    if any(loss is not None and f"{loss:.4f}" in enough for loss in kept.values()):
+    if any(percent in enough for percent in kept.values()):
         return None
-    if any(loss is not None and path.stat().st_mtime >= due[-1] for path, loss in kept.items()):
+    if any(kept[path] is not None and path.stat().st_mtime >= due[-1] for path in kept):
         return None
-    return f"told of {ended.told[len(due) - 1][1]}, kept {[str(v)[:7] for v in kept.values()]}"
+    return f"told of {ended.told[len(due) - 1][1]} %, kept {[*kept.values()]}"
 
 
-def likeness(path: Path) -> float | None:
-    """Mean semantic loss of the seeds in a file; None where it is none."""
+def likeness(path: Path) -> str | None:
+    """Mean likeness of the seeds in a file in percent, as it is told; None where it is none."""
     try:
         with safe_open(path, framework="np") as file:
             losses = json.loads(file.metadata()["seedselect"])["semantic"]
-        return sum(losses) / len(losses)
+        return f"{100 * (1 - sum(losses) / len(losses)):.0f}"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 
@@ -245,7 +246,7 @@ def _users_prompt(running: Live, variant: str, user: int) -> dict:
     changes = {"seed": 7 + user, "steps": 2 + user, "cfg": 3.0 + user}
     make, given = {
         "search": (search, changes | {"iterations": 2 + user}),
-        "advanced": (advanced, {"iterations": 2 + user, "views": 1 + user}),
+        "advanced": (advanced, {"iterations": 2 + user, "compare_shifted_copies": 1 + user}),
         "set": (diverse, changes),
         "sampled": (sampled, {"steps": 2 + user}),
     }[variant]

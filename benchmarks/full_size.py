@@ -12,7 +12,6 @@ pictures worth looking at, but they take the memory and the time of trained ones
 """
 
 import argparse
-import ast
 import io
 import json
 import math
@@ -39,12 +38,12 @@ from PIL import Image
 
 from memory_models import KL, SD1
 from pocket.references import letter_pictures
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 
 sys.path.append(str(REPO / "scripts"))
 
 import host
-from api_workflow import find, to_api
+from api_workflow import changed, find, to_api
 from comfy_client import ComfyClient, Event, Result
 from quality import commit_now
 
@@ -161,18 +160,19 @@ def adapted(graph: dict, object_info: dict, memory: str, steps: int | None = Non
 
     Args:
         memory: the level at which gradients are taken, an option of the node.
-        steps: of sampling, before, in and after the search; None for the workflow's own.
+        steps: of sampling; None for the workflow's own.
     """
     prompt = to_api(graph, object_info)
     optimize = find(prompt, "SeedSelectOptimize")
     if steps is not None:
-        for key in (optimize, find(prompt, "KSampler")):
-            prompt[key]["inputs"]["steps"] = steps
+        prompt[optimize]["inputs"]["steps"] = steps
     prompt[find(prompt, "EmptyLatentImage")]["inputs"] |= {"width": SIZE, "height": SIZE}
     prompt[find(prompt, "SeedSelectLoadReferenceSet")]["inputs"]["folder"] = CONCEPT
-    prompt[optimize]["inputs"] |= {"preset": PRESET, "memory": memory}
-    shown = {"inputs": {"source": [optimize, 2]}, "class_type": "PreviewAny"}
-    return prompt | {"history": shown | {"_meta": {"title": "History"}}}
+    node = prompt[optimize]
+    changes = {"preset": PRESET, "extras": "on", "memory": memory}
+    node["inputs"] = changed(object_info[node["class_type"]], node["inputs"], changes)
+    shown = {"inputs": {"source": [optimize, 4]}, "class_type": "PreviewAny"}
+    return prompt | {"loss": shown | {"_meta": {"title": "Loss"}}}
 
 
 class Watch:
@@ -187,8 +187,8 @@ class Watch:
         self.peak = 0
         self._process = process
         self._optimize = find(prompt, "SeedSelectOptimize")
-        draws = PRESETS[PRESET].candidates
-        self._drawn = draws * prompt[self._optimize]["inputs"]["steps"]
+        preset = PRESETS[PRESET]
+        self._drawn = preset.candidates * preset.draft_steps
         self._searching = False
 
     def __call__(self, event: Event) -> None:
@@ -215,11 +215,10 @@ def peak_memory(process: psutil.Process) -> int:
     return getattr(memory, "peak_wset", memory.rss)
 
 
-def losses_of(result: Result) -> dict[str, list[list[float]]]:
-    """The history that the workflow shows: draw by draw and seed by seed, of each kind of loss."""
-    (text,) = result.outputs["history"]["text"]
-    fields = {field.arg: field.value for field in ast.parse(text, mode="eval").body.keywords}
-    return {name: ast.literal_eval(fields[name]) for name in ("total", "semantic", "appearance")}
+def losses_of(result: Result) -> list[float]:
+    """The losses that the workflow shows, draw by draw."""
+    (text,) = result.outputs["loss"]["text"]
+    return json.loads(text)["loss"]
 
 
 def faults(client: ComfyClient, prompt: dict, result: Result, log: str) -> Iterator[str]:
@@ -233,10 +232,9 @@ def faults(client: ComfyClient, prompt: dict, result: Result, log: str) -> Itera
         with Image.open(io.BytesIO(client.fetch(entry))) as image:
             if image.size != (SIZE, SIZE) or np.ptp(np.asarray(image)) == 0:
                 yield f"{title}: a picture of {image.size} that shows nothing or has another size"
-    for name, values in losses_of(result).items():
-        flat = [value for batch in values for value in batch]
-        if not all(map(math.isfinite, flat)) or len(set(flat)) < 2:
-            yield f"the {name} losses are constant or no numbers: {flat}"
+    losses = losses_of(result)
+    if not all(map(math.isfinite, losses)) or len(set(losses)) < 2:
+        yield f"the losses are constant or no numbers: {losses}"
 
 
 def measure(base: Path, memory: str, steps: int | None) -> tuple[dict, list[str]]:

@@ -53,6 +53,7 @@ from memory_page import goals, write_page
 from quality import commit_now
 from seedselect_core.chain.unroll import Chain, Denoising, unrolled_sampling
 from seedselect_core.host.needs import exchanged
+from seedselect_core.likeness.comparison import Comparison
 from seedselect_core.likeness.encoders import ClipVisionEncoder
 from seedselect_core.likeness.objective import Objective
 from seedselect_core.likeness.targets import Targets
@@ -398,11 +399,12 @@ def picture_row(kind: str, pixels: int) -> dict:
 
 def objective_of(clip, codec: VaeCodec, latent: torch.Tensor) -> Objective:
     """The loss of pictures like ``latent``, whose references are without numbers as well."""
-    aim = torch.ones(clip.config["projection_dim"], device=latent.device)
+    aim = torch.ones(1, clip.config["projection_dim"], device=latent.device)
     layout = torch.ones_like(latent[0])
-    targets = Targets(aim[None], layout[None], aim, layout, draw_views(VIEWS), 1.0)
+    comparison = Comparison(ClipVisionEncoder(clip), draw_views(VIEWS), aim, aim, spread=1.0)
+    targets = Targets((comparison,), layout[None], layout)
     # In the place of the latent format, which only scales.
-    return Objective(ClipVisionEncoder(clip), codec, targets, LossWeights(), torch.clone)
+    return Objective(codec, targets, LossWeights(), torch.clone)
 
 
 def decoder_row(kind: str, dtype: torch.dtype, pixels: int) -> dict:

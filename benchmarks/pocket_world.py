@@ -20,7 +20,7 @@ from pocket.drawing import COLORS, RGB, TAIL_ORDER, prompt  # noqa: E402
 from pocket.judges import load_judges, read_signs  # noqa: E402
 from pocket.references import letter_pictures  # noqa: E402
 from seedselect_core.likeness.encoders import ClipVisionEncoder  # noqa: E402
-from seedselect_core.pocket import WEIGHTS, load_pocket_model  # noqa: E402
+from seedselect_core.pocket import LETTERS, WEIGHTS, Toy, load_pocket_model, load_second_vision  # noqa: E402
 from seedselect_core.references import ReferenceSet, reference_set_from_batch  # noqa: E402
 from seedselect_core.search.scene import Scene  # noqa: E402
 from seedselect_core.seeds.seed import SamplingSettings  # noqa: E402
@@ -42,12 +42,15 @@ def colors_of(letter: str, variant: int = 0) -> tuple[str, str]:
     return COLORS[index % 10], COLORS[(index + 3 + variant % 6) % 10]
 
 
-class PocketWorld:
-    def __init__(self):
-        self.model, self.clip, self.vae, self.clip_vision = load_pocket_model()
+class ToyWorld:
+    """A toy model with its two encoders."""
+
+    def __init__(self, toy: Toy):
+        self.model, self.clip, self.vae, self.clip_vision = load_pocket_model(toy)
         self.encoder = ClipVisionEncoder(self.clip_vision)
-        self.judges = load_judges()
+        self.second_encoder = ClipVisionEncoder(load_second_vision(toy))
         self.negative = self.condition("")
+        self._latent = toy.latent_channels, 64 // toy.downscale
 
     def condition(self, text: str) -> list:
         cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
@@ -55,10 +58,24 @@ class PocketWorld:
 
     def scene(self, positive: list, references: ReferenceSet, batch: int) -> Scene:
         """The world's models with a prompt, references and an empty latent of 64 x 64 pixels."""
-        latent = {"samples": torch.zeros(batch, 4, 8, 8)}
+        channels, side = self._latent
         return Scene(
-            self.model, positive, self.negative, self.vae, self.encoder, references, latent
+            self.model,
+            positive,
+            self.negative,
+            self.vae,
+            self.encoder,
+            references,
+            {"samples": torch.zeros(batch, channels, side, side)},
         )
+
+
+class PocketWorld(ToyWorld):
+    """That of the letters, and its judges."""
+
+    def __init__(self):
+        super().__init__(LETTERS)
+        self.judges = load_judges()
 
     def prompt(self, letter: str, variant: int = 0) -> list:
         return self.condition(prompt(letter, *colors_of(letter, variant)))

@@ -6,16 +6,18 @@ Each section is a file in ``claims/`` and consists of units that are worked on s
 a process of its own. A finished unit is kept and not done again while the code is the same, so that
 a run that was stopped goes on. Writes ``results/quality/<section>.json``, beside it pictures where
 units keep them, and then ``docs/results.md``. With ``--quick``: a small part of every section, into
-``results/quick/``.
+``results/quick/``. The sections on hands are there where the hands' weights are.
 """
 
 import argparse
+import ast
 import functools
 import hashlib
 import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -35,59 +37,146 @@ from claims import (
     classification_section,
     diversity_section,
     frequency,
+    hands_classification,
+    hands_diversity,
+    hands_frequency,
+    hands_palms,
+    hands_rivals,
+    hands_sets,
+    modes,
     rivals,
     sets,
     styles,
     tradeoff,
     transfer,
 )
+from hands_world import HandsWorld
+from seedselect_core.hands import toys
+from seedselect_core.search.presets import PRESETS
 
-SECTIONS = {
+LETTERS_SECTIONS = {
     module.NAME: module
     for module in (
         sets,
         rivals,
         frequency,
+        transfer,
+        modes,
         tradeoff,
         styles,
-        transfer,
         # These need the sets.
         diversity_section,
         classification_section,
     )
 }
-# Whatever a unit depends on: other code, other figures.
-SOURCES = (
-    "seedselect_core/**/*.py",
-    "benchmarks/claims/common.py",
-    "benchmarks/pocket_world.py",
-    "pocket/*.py",
-    "pocket/references.png",
-    "pocket/**/*.json",
-    "pocket/weights/*.safetensors",
-    "pocket/atlas/*.png",
-)
+HANDS_SECTIONS = {
+    module.NAME: module
+    for module in (
+        hands_rivals,
+        hands_sets,
+        hands_frequency,
+        hands_palms,
+        hands_diversity,
+        hands_classification,
+    )
+}
+
+
+def all_sections() -> dict:
+    """Of the worlds whose models are there, by their names."""
+    return LETTERS_SECTIONS | (HANDS_SECTIONS if "hands" in toys() else {})
+
+
+SECTIONS = all_sections()
+WORLDS = {"letters": PocketWorld, "hands": HandsWorld}
+# Whatever a unit depends on beside the code that it imports: other data, other figures.
+DATA = {
+    "letters": (
+        "pocket/references.png",
+        "pocket/atlas/*.*",
+        "pocket/weights/**/*.*",
+    ),
+    "hands": (
+        "pocket/hands/*.png",
+        "pocket/hands/weights/**/*.*",
+        # Towers of all worlds are alike.
+        "pocket/weights/*vision.json",
+    ),
+}
+# Of the presets a section depends on those that it names, see `_presets`.
+PRESETS_FILE = REPO / "seedselect_core" / "search" / "presets.py"
+# Where modules of this repository are imported from.
+ROOTS = (REPO, REPO / "benchmarks", REPO / "tests")
+CLAIMS = REPO / "benchmarks" / "claims"
 
 
 @functools.cache
-def _shared_code(versions: str):
-    digest = hashlib.sha256(versions.encode())
-    for pattern in SOURCES:
+def _imported_by(name: str) -> set[Path]:
+    """Files of this repository that a module imports, at once or later, but for other sections."""
+    files = {}
+    left = [name]
+    while left:
+        name = left.pop()
+        path = next(
+            (x for x in (root / f"{name.replace('.', '/')}.py" for root in ROOTS) if x.exists()),
+            None,
+        )
+        if path is None or name in files:
+            continue
+        files[name] = path
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                left += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = name.split(".")[: -node.level] if node.level else []
+                source = ".".join([*above, *filter(None, [node.module])])
+                left += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    own = {x for x in files.values() if x.parent != CLAIMS or x.name == "common.py"}
+    return own - {PRESETS_FILE}
+
+
+def _presets(module) -> str:
+    """What the presets that a section names are; none where its units' names tell settings."""
+    if getattr(module, "NAMES_TELL_SETTINGS", False):
+        return ""
+    source = inspect.getsource(module)
+    named = PRESETS if "PRESETS.items()" in source else re.findall(r'PRESETS\["(\w+)"\]', source)
+    return repr([PRESETS[name] for name in sorted(set(named))])
+
+
+def world_of(module) -> str:
+    """The name in `WORLDS` of the world that a section is about."""
+    return getattr(module, "WORLD", "letters")
+
+
+@functools.cache
+def _data(world: str) -> bytes:
+    digest = hashlib.sha256()
+    for pattern in DATA[world]:
         for path in sorted(REPO.glob(pattern)):
             digest.update(path.read_bytes())
-    return digest
+    return digest.digest()
 
 
 def code_of(module, versions: str = "") -> str:
     """Digest of all the code and data that a section's units depend on."""
-    digest = _shared_code(versions).copy()
+    digest = hashlib.sha256(versions.encode() + _data(world_of(module)))
+    for path in sorted(_imported_by(module.__name__)):
+        digest.update(path.read_bytes())
     for part in (module, *getattr(module, "DEPENDS", ())):
         # Summaries are made anew every time.
         summarize = inspect.getsource(part.summarize) if hasattr(part, "summarize") else ""
         digest.update(inspect.getsource(part).replace(summarize, "").encode())
+        digest.update(_presets(part).encode())
     if needed := getattr(module, "NEEDS", None):
         digest.update(code_of(needed, versions).encode())
     return digest.hexdigest()[:16]
+
+
+def state_of(module) -> str:
+    """Digest of all that a section's figures depend on: its code, and its units' settings."""
+    parts = " ".join([code_of(module), *module.units(False)])
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def folder_of(module, quick: bool) -> Path:
@@ -118,17 +207,24 @@ def save_pictures(folder: Path, units: dict[str, dict], path: Path) -> None:
 
 
 @functools.cache
-def _world() -> PocketWorld:
-    """One for each process, which is made when the process begins."""
+def _world(name: str) -> PocketWorld | HandsWorld:
+    """One for each process."""
+    return WORLDS[name]()
+
+
+def _begin(worlds: set[str]) -> None:
+    """Makes all that a process will need of `WORLDS`: later it is in inference mode."""
     torch.set_num_threads(1)
-    return PocketWorld()
+    for name in sorted(worlds):
+        _world(name)
 
 
 @torch.inference_mode()
 def _work(section: str, arguments: dict, folder: Path, name: str, commit: str) -> None:
     """Do one unit; what it found is there whole or not at all."""
     began = time.monotonic()
-    found = SECTIONS[section].run(_world(), folder / name, **arguments)
+    module = SECTIONS[section]
+    found = module.run(_world(world_of(module)), folder / name, **arguments)
     found |= {"seconds": round(time.monotonic() - began, 1), "commit": commit}
     part = folder / f"{name}.part"
     part.write_text(json.dumps(found))
@@ -166,7 +262,7 @@ def write(module, output: Path, quick: bool) -> None:
     found = {name: json.loads((folder / f"{name}.json").read_text()) for name in units}
     summary = module.summarize(found, folder, output)
     save_pictures(folder, units, output / f"{module.NAME}.png")
-    result = {"section": module.NAME, "quick": quick, "code": code_of(module)}
+    result = {"section": module.NAME, "quick": quick, "code": state_of(module)}
     result |= provenance(found)
     result["core_seconds"] = round(sum(unit["seconds"] for unit in found.values()))
     result["summary"] = summary
@@ -183,6 +279,16 @@ def commit_now() -> str:
 
     changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
     return git("rev-parse", "HEAD") + ("*" if changed else "")
+
+
+def short(commit: str, digits: int = 12) -> str:
+    """A commit of `commit_now` as pages tell it, with its star."""
+    return commit[:digits] + "*" * commit.endswith("*")
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def provenance(found: dict[str, dict]) -> dict:
@@ -207,7 +313,8 @@ def main() -> None:
     wanted |= {module.NEEDS for module in wanted if hasattr(module, "NEEDS")}
     sections = [module for module in SECTIONS.values() if module in wanted]
     began = time.monotonic()
-    with ProcessPoolExecutor(args.jobs, initializer=_world) as pool:
+    worlds = {world_of(module) for module in sections}
+    with ProcessPoolExecutor(args.jobs, initializer=_begin, initargs=(worlds,)) as pool:
         try:
             # All at once, so that no process waits for the last unit of a section.
             first = [module for module in sections if not hasattr(module, "NEEDS")]

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 
 from quality import commit_now
 from seedselect_core.search.optimize import optimize_seed
+from seedselect_core.search.presets import PRESETS
 from seedselect_core.search.scene import Scene
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.search.settings import Settings
 
 BATCH = 8
 LEARNING_RATE = 1e-3

@@ -58,6 +58,7 @@ from published import (
 )
 from quality import commit_now
 from seedselect_core.chain.unroll import Chain, Denoising, unrolled_sampling
+from seedselect_core.likeness.comparison import Comparison as OwnComparison
 from seedselect_core.likeness.encoders import ClipVisionEncoder
 from seedselect_core.likeness.losses import centroid
 from seedselect_core.likeness.objective import Objective
@@ -259,13 +260,13 @@ def last_prediction(chain: Chain, noise: torch.Tensor, steps: int) -> torch.Tens
 def compared(eyes: Eyes, model: comfy.model_base.BaseModel) -> Callable:
     """The loss of the authors' weights by the pack's own objective."""
     encoder = ClipVisionEncoder(eyes.clip_vision)
-    latents = eyes.layout[None]
-    aim = centroid(eyes.embeddings)
-    targets = Targets(eyes.embeddings, latents, aim, eyes.layout, draw_views(1), spread=0.0)
+    aim = centroid(eyes.embeddings)[None]
+    likeness = OwnComparison(encoder, draw_views(1), eyes.embeddings, aim, spread=0.0)
+    targets = Targets((likeness,), eyes.layout[None], eyes.layout)
     weights = LossWeights(
         SEMANTIC_WEIGHT, APPEARANCE_WEIGHT, norm=0.0, contrast=0.0, steps=STEP_WEIGHTS
     )
-    objective = Objective(encoder, VaeCodec(eyes.vae), targets, weights, model.process_latent_out)
+    objective = Objective(VaeCodec(eyes.vae), targets, weights, model.process_latent_out)
 
     def loss(chain: Chain, noise: torch.Tensor, steps: int) -> torch.Tensor:
         denoised = chain(noise, keep=len(STEP_WEIGHTS), steps=steps)

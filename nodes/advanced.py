@@ -9,17 +9,22 @@ from ..seedselect_core.search.scene import CustomScene
 from ..seedselect_core.seeds.schema import LONGEST_NAME
 from ..seedselect_core.seeds.seed import CustomSampling
 from ..seedselect_core.text import printable
-from .display import Display, Searching
+from .display import STAYS, Display, Searching
 from .encoders import image_encoder
+from .graph import HIDDEN
 from .inputs import (
+    contrast_input,
+    extras_input,
+    further_encoder_inputs,
+    further_encoders,
     likeness_inputs,
     memory_input,
     outputs,
     search_vae_input,
-    settings_inputs,
-    settings_of,
+    second_opinion,
 )
-from .sockets import ReferenceSetType, inputs_checked
+from .settings import settings_input, settings_of
+from .sockets import inputs_checked
 
 
 class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
@@ -28,7 +33,7 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectOptimizeAdvanced",
             display_name="SeedSelect Optimize (Advanced)",
-            category="SeedSelect",
+            category="SeedSelect/search",
             description=(
                 "'SeedSelect Optimize' for any graph of 'SamplerCustomAdvanced': connect the same "
                 "NOISE, GUIDER, SAMPLER and SIGMAS, and give it the seed by 'Seed To Noise'."
@@ -48,26 +53,20 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="From KSamplerSelect or a sampler node."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule, from any scheduler node."),
                 *likeness_inputs(),
-                *settings_inputs(),
-                ReferenceSetType.Input(
-                    "contrast",
-                    optional=True,
-                    tooltip="Pictures of what the model draws instead: the search pushes away.",
+                settings_input(),
+                extras_input(
+                    [
+                        *further_encoder_inputs(),
+                        contrast_input(),
+                        search_vae_input(),
+                        memory_input(),
+                        _check_input(),
+                    ]
                 ),
-                io.Boolean.Input(
-                    "check_gradient",
-                    default=False,
-                    tooltip=(
-                        "Compare the gradient with a finite difference before the search, which "
-                        "costs about eight samplings. Whatever nobody has proven is "
-                        "checked in any case."
-                    ),
-                ),
-                memory_input(),
-                search_vae_input(),
             ],
             outputs=outputs(),
-            hidden=[io.Hidden.unique_id],
+            hidden=[*HIDDEN],
+            **STAYS,
         )
 
     @classmethod
@@ -79,16 +78,17 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
         sampler,
         sigmas,
         vae,
-        clip_vision,
         references,
         latent,
         preset,
-        check_gradient,
+        clip_vision=None,
         contrast=None,
         search_vae=None,
+        check_gradient=False,
         **values,
     ) -> io.NodeOutput:
-        show = Display(cls.hidden.unique_id, cls.settled)
+        show = Display(cls.hidden, cls.settled)
+        show.advise(guider.model_patcher, getattr(guider, "cfg", 1.0))
         sampling = CustomSampling(
             printable(type(guider).__name__, LONGEST_NAME),
             printable(sampler_name(sampler), LONGEST_NAME),
@@ -96,8 +96,18 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
             noise.seed,
         )
         denoising = Denoising(guider, sampler, sigmas)
+        encoder = image_encoder(clip_vision, guider.model_patcher, show.remark)
         best, drawn, history = optimize_noise(
-            CustomScene(denoising, vae, image_encoder(clip_vision), references, latent, search_vae),
+            CustomScene(
+                denoising,
+                vae,
+                encoder,
+                references,
+                latent,
+                search_vae,
+                further_encoders(values),
+                second_opinion(values),
+            ),
             sampling,
             settings_of(preset, values),
             start=noise,
@@ -105,4 +115,16 @@ class SeedSelectOptimizeAdvanced(Searching, io.ComfyNode):
             check_gradient=check_gradient,
             callbacks=show.callbacks(),
         )
-        return io.NodeOutput(best, show.pictures(vae, drawn, best), history)
+        return show.output(vae, best, drawn, history)
+
+
+def _check_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "check_gradient",
+        default=False,
+        tooltip=(
+            "Compare the gradient with a finite difference before the search, which costs about "
+            "eight samplings. Whatever nobody has proven is checked in any case."
+        ),
+        advanced=True,
+    )

@@ -2,31 +2,36 @@
 
 import math
 
+import comfy.samplers
 import torch
 from comfy_api.latest import io
 
 from ..seedselect_core.chain.sampling import latent_samples
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.host.samplers import BATCH_INDEPENDENT
+from ..seedselect_core.likeness.losses import likeness
 from ..seedselect_core.search.loop import Progress
-from ..seedselect_core.search.settings import PRESETS
+from ..seedselect_core.search.presets import PRESETS
 from ..seedselect_core.seeds.seed import MAX_VALUES
 from ..seedselect_core.sets.bootstrap import PictureSet, SetSettings, make_set
 from ..seedselect_core.sheets import draw_grid
-from .display import PREVIEW_PICTURES, PREVIEW_SIZE, Display, Searching
+from .display import PREVIEW_PICTURES, STAYS, Display, Searching
+from .graph import HIDDEN
 from .inputs import (
     connections,
     contrast_inputs,
     contrast_of,
-    preset_input,
+    extras_input,
     sampling_inputs,
     sampling_of,
     scene_of,
 )
+from .previews import previewed
+from .settings import degrees_input, preset_input, radians
 from .sockets import SeedType, inputs_checked
 
 DEFAULT = SetSettings()
-WANTED = ("count", "subset", "angle", "iterations", "min_distance")
+WANTED = ("count", "subset", "iterations", "min_distance")
 
 
 class DiverseSet(Searching, io.ComfyNode):
@@ -35,40 +40,54 @@ class DiverseSet(Searching, io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectDiverseSet",
             display_name="Diverse Set",
-            category="SeedSelect",
+            category="SeedSelect/search",
             description=(
                 "Makes many different pictures of the concept. The first batch is optimized in "
                 "full; the others start from what it found, and cost a part of it."
             ),
-            search_aliases=["bootstrap", "dataset", "many seeds", "seedselect"],
+            search_aliases=["bootstrap", "dataset", "many seeds", "batch", "variety", "seedselect"],
+            is_experimental=True,
             inputs=[
                 *connections(),
-                *_fixed_sampling_inputs(),
-                preset_input(
-                    list(PRESETS), "How the first batch is optimized, as in 'SeedSelect Optimize'."
+                # The others cannot draw a picture of the set again in another batch.
+                *sampling_inputs(set(comfy.samplers.SAMPLER_NAMES) - set(BATCH_INDEPENDENT)),
+                preset_input("How the first batch is optimized, as in 'SeedSelect Optimize'."),
+                io.Int.Input(
+                    "count", default=DEFAULT.count, min=1, max=4096, tooltip="Pictures wanted."
                 ),
-                *_set_inputs(),
-                *contrast_inputs(),
+                degrees_input(
+                    "how_far_degrees",
+                    DEFAULT.angle,
+                    "How far a found noise is turned for a new start: more differs more and takes "
+                    "longer. At 90 nothing of it is left.",
+                ),
+                extras_input([*contrast_inputs(), *_set_inputs()]),
             ],
             outputs=[
-                SeedType.Output("seed", tooltip="The noise of all pictures that were kept."),
+                SeedType.Output(
+                    "seed",
+                    display_name="found noise",
+                    tooltip="The noise of all pictures that were kept.",
+                ),
                 io.Image.Output("images", tooltip="The pictures."),
                 io.String.Output("report", tooltip="What was kept, thrown away and spent."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[*HIDDEN],
+            **STAYS,
         )
 
     @classmethod
     @inputs_checked
     def execute(cls, preset, **values) -> io.NodeOutput:
-        wanted = SetSettings(**{name: values[name] for name in WANTED})
+        batch = len(values["latent"]["samples"])
+        show = SetDisplay(cls.hidden, cls.settled, values["count"], batch)
+        own = {name: values[name] for name in WANTED if name in values}
+        wanted = SetSettings(**own, angle=radians(values["how_far_degrees"]))
         require_file(wanted.count, values["model"], values["latent"])
-        scene = scene_of(values)
+        scene = scene_of(values, show.remark)
         sampling = sampling_of(values)
+        show.advise(scene.model, sampling.cfg)
         contrast = contrast_of(values, scene, sampling)
-        show = SetDisplay(
-            cls.hidden.unique_id, cls.settled, wanted.count, len(scene.latent["samples"])
-        )
         found, made = make_set(
             scene,
             sampling,
@@ -78,16 +97,17 @@ class DiverseSet(Searching, io.ComfyNode):
             callbacks=show.callbacks(),
         )
         report = describe_set(made, wanted.count)
-        show.done()
+        show.done(found)
         show.text(report)
-        return io.NodeOutput(found, made.images[made.in_seed], report)
+        pictures = made.images[made.in_seed]
+        return io.NodeOutput(found, pictures, report, ui=previewed(pictures))
 
 
 class SetDisplay(Display):
     """Progress towards the pictures wanted, and as preview the latest, those thrown away too."""
 
-    def __init__(self, node_id: str, settled: set[str] | None, count: int, batch: int):
-        super().__init__(node_id, settled)
+    def __init__(self, hidden, settled: set[str] | None, count: int, batch: int):
+        super().__init__(hidden, settled)
         self.count = count
         self.batch = batch
         self.reached = 0.0
@@ -98,15 +118,16 @@ class SetDisplay(Display):
         if self.last is not None and progress.done < self.last.done:  # another batch began
             self.earlier = [self.last.best.images, *self.earlier][:9]
         self.last = progress
-        preview = None
+        preview = self.drafted(progress.drafts, f"{kept} of {self.count} pictures found; ")
         if progress.new_best:
             pictures = torch.cat([progress.best.images, *self.earlier])[:PREVIEW_PICTURES]
-            preview = ("JPEG", draw_grid(pictures), PREVIEW_SIZE)
-            now = progress.best.semantic.mean()
-            self.text(
+            now = likeness(float(progress.best.semantic.mean()))
+            said = (
                 f"{kept} of {self.count} pictures found; under way: {self.batch}, iteration "
-                f"{progress.iteration}, semantic loss {now:.4f}"
+                f"{progress.iteration}, likeness {now}"
             )
+            self.text(said)
+            preview = self.preview(said, draw_grid(pictures))
         under_way = min(self.batch, self.count - kept) * progress.done / progress.planned
         # Pictures that are thrown away would take the bar back.
         self.reached = max(self.reached, kept + under_way)
@@ -133,11 +154,17 @@ def describe_set(made: PictureSet, count: int) -> str:
         lines.append("Others are left out: their prompt's turn in the batch did not come again.")
     if kept < count:
         if made.misses > made.duplicates:
-            hint = "Raise iterations or lower angle: most were farther from the references."
+            hint = (
+                "Raise iterations or lower how_far_degrees: most were farther from the references."
+            )
         else:
-            hint = "Lower min_distance, raise angle, or give more references: most were alike."
+            hint = (
+                "Lower min_distance, raise how_far_degrees, or give more references: most were "
+                "alike."
+            )
         lines.append(f"Fewer than wanted, all attempts are used up. {hint}")
-    lines.append(f"semantic loss: mean {sum(shown) / len(shown):.4f}, worst {max(shown):.4f}")
+    mean, worst = likeness(sum(shown) / len(shown)), likeness(max(shown))
+    lines.append(f"likeness: mean {mean}, worst {worst}")
     lines.append(f"thrown away: {made.duplicates} duplicates, {made.misses} misses")
     lines.append(f"model evaluations a picture: {first:.0f} in the first batch")
     if kept > made.kept_first:
@@ -145,35 +172,14 @@ def describe_set(made: PictureSet, count: int) -> str:
     return "\n".join(lines)
 
 
-def _fixed_sampling_inputs() -> list:
-    """Without the samplers that cannot draw a picture of the set again in another batch."""
-    inputs = sampling_inputs()
-    for item in inputs:
-        if item.id == "sampler_name":
-            item.options = [name for name in item.options if name in BATCH_INDEPENDENT]
-    return inputs
-
-
 def _set_inputs() -> list:
     return [
-        io.Int.Input("count", default=DEFAULT.count, min=1, max=4096, tooltip="Pictures wanted."),
         io.Int.Input(
             "subset",
             default=DEFAULT.subset,
             min=0,
             max=4096,
             tooltip="References that each picture is pulled towards, drawn anew; 0: all.",
-        ),
-        io.Float.Input(
-            "angle",
-            default=DEFAULT.angle,
-            min=0.01,
-            max=1.571,
-            step=0.01,
-            tooltip=(
-                "How far a found seed is turned for a new start, in radians: more differs "
-                "more and takes longer. 1.57: nothing of it is left."
-            ),
         ),
         io.Int.Input(
             "iterations",

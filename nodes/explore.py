@@ -73,11 +73,20 @@ def joined(first: Seed, second: Seed | None, names: tuple[str, str]) -> torch.Te
     return torch.cat([first.noise, second.noise])
 
 
+def require_room(name: str, count: int, values: int) -> None:
+    """Raise `SeedSelectError` where no file could hold ``count`` pictures of so many values."""
+    if count * values > MAX_VALUES:
+        raise SeedSelectError(
+            f"{name}: {count} seeds of this size are more than a seed file may hold. Ask for at "
+            f"most {MAX_VALUES // values}."
+        )
+
+
 def derived(noise: torch.Tensor, *parents: Seed | None) -> Seed:
     """A new seed of ``noise`` with the first parent's settings; its losses are not known."""
     parents = [parent for parent in parents if parent is not None]
     latent_format = next((p.latent_format for p in parents if p.latent_format), "")
-    return Seed(noise, parents[0].sampling, latent_format)
+    return Seed(noise, parents[0].sampling, latent_format, origin=parents[0].origin)
 
 
 def report(found: Inversion) -> str:
@@ -106,12 +115,18 @@ class InvertImage(io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectInvertImage",
             display_name="Invert Image To Seed",
-            category="SeedSelect",
+            category="SeedSelect/seeds",
             description=(
                 "Finds the noise from which model and prompt draw a given picture, by running the "
                 "sampler backwards. 'Sample From Seed' then draws the picture again."
             ),
-            search_aliases=["inversion", "ddim inversion", "image to noise", "seedselect"],
+            search_aliases=[
+                "unsampler",
+                "ddim inversion",
+                "image to noise",
+                "invert",
+                "seedselect",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any image model, with LoRAs and patches."),
                 io.Conditioning.Input("positive", tooltip="A prompt that describes the picture."),
@@ -214,9 +229,9 @@ class SeedCentroid(io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectSeedCentroid",
             display_name="Seed Centroid",
-            category="SeedSelect",
+            category="SeedSelect/seeds",
             description="The seed in the middle of several: a new picture of what they share.",
-            search_aliases=["average seeds", "mean noise", "seedselect"],
+            search_aliases=["average seeds", "mean noise", "blend seeds", "seedselect"],
             inputs=[
                 SeedType.Input("seed", tooltip="A seed, usually of a batch of pictures."),
                 SeedType.Input(
@@ -251,9 +266,9 @@ class InterpolateSeeds(io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectInterpolateSeeds",
             display_name="Interpolate Seeds",
-            category="SeedSelect",
+            category="SeedSelect/seeds",
             description="A batch of seeds on the way from one seed to another.",
-            search_aliases=["slerp", "blend seeds", "travel", "seedselect"],
+            search_aliases=["seed travel", "slerp", "variation seed", "blend seeds", "seedselect"],
             inputs=[
                 SeedType.Input("seed_a", tooltip="Where the path starts; its first picture."),
                 SeedType.Input(
@@ -287,11 +302,7 @@ class InterpolateSeeds(io.ComfyNode):
     @inputs_checked
     def execute(cls, seed_a, seed_b, points, mode) -> io.NodeOutput:
         joined(seed_a, seed_b, ("seed_a", "seed_b"))
-        if points * seed_a.noise[0].numel() > MAX_VALUES:
-            raise SeedSelectError(
-                f"points: {points} seeds of this size are more than a seed file may hold. Ask for "
-                f"at most {MAX_VALUES // seed_a.noise[0].numel()}."
-            )
+        require_room("points", points, seed_a.noise[0].numel())
         last = seed_b.noise[-1 if seed_b is seed_a else 0]
         path = PATHS[mode](seed_a.noise[0], last, points)
         return io.NodeOutput(derived(path, seed_a, seed_b))

@@ -10,14 +10,17 @@ SETTLED = 5 * 10**9
 REMEMBERED = 10_000
 
 
-def below(root: str, ending: str | None = None) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every folder at and below ``root``, and the names in it that end in ``ending``.
+def below(
+    root: str, endings: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[tuple[str, int], ...]]]:
+    """Every folder at and below ``root``, and the names in it that end in one of ``endings``.
 
     A folder is read again only when its time has changed, as the host does with folders of models.
     Hidden files and folders are left out. A link to a folder is given, and not followed.
 
     Returns:
-        Paths relative to ``root``, with slashes, "" for the root itself, each with its files.
+        Paths relative to ``root``, with slashes, "" for the root itself, which comes first; each
+        with its files and the times in nanoseconds at which they had changed when it was read.
     """
     waiting = [""]
     while waiting:
@@ -26,7 +29,7 @@ def below(root: str, ending: str | None = None) -> Iterator[tuple[str, tuple[str
         try:
             changed = os.stat(place).st_mtime_ns
             read = _read if time.time_ns() - changed > SETTLED else _read.__wrapped__
-            files, folders, links = read(place, changed, ending)
+            files, folders, links = read(place, changed, endings)
         except OSError:  # it may not be read, or is gone
             files, folders, links = (), (), ()
         start = f"{inner}/" if inner else ""
@@ -36,8 +39,8 @@ def below(root: str, ending: str | None = None) -> Iterator[tuple[str, tuple[str
 
 
 @functools.lru_cache(REMEMBERED)
-def _read(place: str, changed: int, ending: str | None) -> tuple[tuple[str, ...], ...]:
-    """Names in a folder as it was at that time: of files, of folders, of links to folders."""
+def _read(place: str, changed: int, endings: tuple[str, ...]) -> tuple[tuple, ...]:
+    """What is in a folder as it was at that time: files, folders, links to folders."""
     files = []
     folders = []
     links = []
@@ -47,6 +50,6 @@ def _read(place: str, changed: int, ending: str | None) -> tuple[tuple[str, ...]
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry.name)
-            elif ending is not None and entry.name.endswith(ending):
-                files.append(entry.name)
+            elif entry.name.endswith(endings) and entry.is_file():
+                files.append((entry.name, entry.stat().st_mtime_ns))
     return tuple(files), tuple(folders), tuple(links)

@@ -1,6 +1,6 @@
 """Inputs and outputs that several nodes share, and what the core makes of them."""
 
-from dataclasses import replace
+from collections.abc import Callable, Container
 from typing import Any
 
 import comfy.samplers
@@ -9,33 +9,17 @@ from comfy_api.latest import io
 from ..seedselect_core.chain.sampling import draw_references
 from ..seedselect_core.errors import SeedSelectError
 from ..seedselect_core.host.samplers import REFUSED
-from ..seedselect_core.likeness.weights import LossWeights
+from ..seedselect_core.likeness.encoders import ImageEncoder
 from ..seedselect_core.memory.failures import with_room
 from ..seedselect_core.memory.levels import AUTOMATIC
 from ..seedselect_core.references import ReferenceSet
 from ..seedselect_core.search.scene import Scene
-from ..seedselect_core.search.settings import (
-    MEMORY,
-    OPTIMIZERS,
-    PRESETS,
-    SCHEDULES,
-    SHELLS,
-    Settings,
-)
+from ..seedselect_core.search.settings import MEMORY
 from ..seedselect_core.seeds.seed import SamplingSettings
 from .encoders import encoder_input, image_encoder
-from .sockets import ReferenceSetType, SeedHistoryType, SeedType
+from .sockets import ReferenceSetType, SeedType
 
-CUSTOM = "custom"
-DEFAULT = PRESETS["default"]
 CONTRAST_PICTURES = 4
-# Inputs that are loss weights, by their names in `LossWeights`.
-WEIGHTS = {
-    "semantic_weight": "semantic",
-    "appearance_weight": "appearance",
-    "norm_weight": "norm",
-    "contrast_weight": "contrast",
-}
 
 
 def only(name: str, values: list) -> Any:
@@ -48,37 +32,38 @@ def only(name: str, values: list) -> Any:
     return values[0]
 
 
-def scene_of(graph: dict) -> Scene:
-    """What `connections` gave a node, by the names of its inputs."""
+def scene_of(graph: dict, tell: Callable[[str], None]) -> Scene:
+    """What `connections` gave a node, by the names of its inputs; see `image_encoder`."""
     return Scene(
         graph["model"],
         graph["positive"],
         graph["negative"],
         graph["vae"],
-        image_encoder(graph["clip_vision"]),
+        image_encoder(graph.get("clip_vision"), graph["model"], tell),
         graph["references"],
         graph["latent"],
         graph.get("search_vae"),
+        further_encoders(graph),
+        second_opinion(graph),
     )
+
+
+def further_encoders(graph: dict) -> list[ImageEncoder]:
+    """What is connected to `clip_vision_2`."""
+    connected = graph.get("clip_vision_2")
+    return [] if connected is None else [image_encoder(connected)]
+
+
+def second_opinion(graph: dict) -> ImageEncoder | None:
+    """What is connected to `second_opinion`."""
+    connected = graph.get("second_opinion")
+    return None if connected is None else image_encoder(connected)
 
 
 def sampling_of(values: dict) -> SamplingSettings:
     """What `sampling_inputs` gave a node, by the names of its inputs."""
     names = ("steps", "cfg", "sampler_name", "scheduler", "seed")
     return SamplingSettings(*(values[name] for name in names))
-
-
-def settings_of(preset: str, values: dict) -> Settings:
-    """Those of the preset, or the node's own values."""
-    if preset != CUSTOM:
-        return replace(PRESETS[preset], memory=values["memory"])
-    own = {name: value for name, value in values.items() if name in Settings.__dataclass_fields__}
-    weights = {field: values[name] for name, field in WEIGHTS.items()}
-    try:
-        steps = tuple(float(part) for part in values["step_weights"].split(","))
-    except ValueError:
-        steps = ()  # refused with the rule for it
-    return Settings(**own, weights=LossWeights(**weights, steps=steps))
 
 
 def contrast_of(graph: dict, scene: Scene, sampling: SamplingSettings) -> ReferenceSet | None:
@@ -111,37 +96,56 @@ def likeness_inputs() -> list:
     """What the pictures are compared by, and their size."""
     return [
         io.Vae.Input("vae", tooltip="The VAE of the model."),
-        encoder_input("Judges likeness to the references: CLIP, SigLIP or DINO. Load CLIP Vision."),
         ReferenceSetType.Input("references", tooltip="Pictures of the concept, three to five."),
         io.Latent.Input(
             "latent",
-            tooltip="Size of the picture. Its batch is the number of seeds optimized together.",
+            tooltip="Size of the picture. Its batch is the number of noises searched together.",
+        ),
+        encoder_input(
+            "clip_vision",
+            "Judges likeness to the references: CLIP, SigLIP or DINO. Not connected: a known one "
+            "in models/clip_vision.",
         ),
     ]
 
 
 def outputs() -> list:
     return [
-        SeedType.Output("seed", tooltip="The best noise found, for 'Sample From Seed'."),
-        io.Image.Output("images", tooltip="What the best noise of each seed draws."),
-        SeedHistoryType.Output(
-            "history", tooltip="All losses: of each draw, then of each iteration."
+        SeedType.Output(
+            "seed",
+            display_name="found noise",
+            tooltip="The best noise found, for 'Sample From Seed' and 'Save Seed'.",
+        ),
+        io.Image.Output("images", tooltip="What the found noise draws."),
+        io.Image.Output("before", tooltip="What the first noise drew, to compare with."),
+        io.Latent.Output("latent", tooltip="The images as latents: no need to sample again."),
+        io.LossMap.Output(
+            "loss", tooltip="Mean loss of each picture drawn, for 'Plot Loss Graph'."
         ),
     ]
 
 
-def sampling_inputs() -> list:
+def sampling_inputs(refused: Container[str] = REFUSED) -> list:
+    """A KSampler's, without the samplers that are ``refused``."""
     return [
         io.Int.Input(
             "seed",
+            display_name="start number",
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             # Another number would search anew as soon as a node is added behind this one, and lose
             # what was found.
-            control_after_generate="fixed",  # older hosts have no name for it
-            tooltip="Where the search starts: the noise that a KSampler has for this number.",
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="Where the search starts: the noise that a KSampler has for this seed.",
         ),
+        *drawing_inputs(refused),
+    ]
+
+
+def drawing_inputs(refused: Container[str] = ()) -> list:
+    """How a KSampler draws from the noise that it has."""
+    return [
         io.Int.Input(
             "steps",
             default=20,
@@ -154,7 +158,7 @@ def sampling_inputs() -> list:
         ),
         io.Combo.Input(
             "sampler_name",
-            options=[name for name in comfy.samplers.SAMPLER_NAMES if name not in REFUSED],
+            options=[name for name in comfy.samplers.SAMPLER_NAMES if name not in refused],
             default="ddim",
             tooltip="Any of the host's. Whose gradient nobody has proven is checked first.",
         ),
@@ -167,13 +171,26 @@ def sampling_inputs() -> list:
     ]
 
 
+def extras_input(inputs: list) -> io.DynamicCombo.Input:
+    """Inputs that take no height where nobody needs them."""
+    return io.DynamicCombo.Input(
+        "extras",
+        options=[io.DynamicCombo.Option("off", []), io.DynamicCombo.Option("on", inputs)],
+        tooltip=f"on: shows {', '.join(socket.id for socket in inputs)}.",
+    )
+
+
+def contrast_input() -> io.Input:
+    return ReferenceSetType.Input(
+        "contrast",
+        optional=True,
+        tooltip="Pictures of what the model draws instead: the search pushes away from them.",
+    )
+
+
 def contrast_inputs() -> list:
     return [
-        ReferenceSetType.Input(
-            "contrast",
-            optional=True,
-            tooltip="Pictures of what the model draws instead: the search pushes away from them.",
-        ),
+        contrast_input(),
         io.Conditioning.Input(
             "contrast_prompt",
             optional=True,
@@ -181,6 +198,20 @@ def contrast_inputs() -> list:
                 "The same, as a prompt: a few plain pictures of it are drawn. Not needed where "
                 "'contrast' is connected."
             ),
+        ),
+    ]
+
+
+def further_encoder_inputs() -> list:
+    """Encoders beside `clip_vision`, that make it harder to fool."""
+    return [
+        encoder_input(
+            "clip_vision_2",
+            "Another image encoder, of another kind, which counts as much: two are harder to fool.",
+        ),
+        encoder_input(
+            "second_opinion",
+            "An image encoder that only looks on: the best picture is one that it likes too.",
         ),
     ]
 
@@ -206,103 +237,5 @@ def memory_input() -> io.Combo.Input:
             "memory holds, and a smaller one where it runs out. The gradient is the same in all "
             "but the last, which takes random steps and keeps the best."
         ),
-        extra_dict={"advanced": True},  # older hosts know no argument for it
+        advanced=True,
     )
-
-
-def _number(name: str, tip: str, high: float, step: float) -> io.Float.Input:
-    owner = DEFAULT.weights if name in WEIGHTS else DEFAULT
-    value = getattr(owner, WEIGHTS.get(name, name))
-    return io.Float.Input(name, default=value, min=0.0, max=high, step=step, tooltip=tip)
-
-
-def _whole(name: str, tip: str, low: int, high: int) -> io.Int.Input:
-    return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, tooltip=tip)
-
-
-def _choice(name: str, options: tuple[str, ...], tip: str) -> io.Combo.Input:
-    return io.Combo.Input(name, options=list(options), default=getattr(DEFAULT, name), tooltip=tip)
-
-
-def preset_input(options: list[str], tip: str) -> io.Combo.Input:
-    return io.Combo.Input("preset", options=options, default="default", tooltip=tip)
-
-
-def settings_inputs() -> list:
-    """The preset, and every value of `Settings` for those who choose "custom"."""
-    return [
-        preset_input(
-            [*PRESETS, CUSTOM],
-            "default: what works best here. paper: the published settings. custom: the values "
-            "below, which the presets ignore.",
-        ),
-        *_descent_inputs(),
-        *_loss_inputs(),
-        *_start_inputs(),
-        *_ending_inputs(),
-    ]
-
-
-def _descent_inputs() -> list:
-    return [
-        _whole("iterations", "Gradient steps on the noise.", 0, 10000),
-        _number("learning_rate", "Size of a step; the noise has unit variance.", 100.0, 0.001),
-        _choice(
-            "optimizer",
-            OPTIMIZERS,
-            "adamw, or sgd with Nesterov momentum (use a learning rate of about 5).",
-        ),
-        _choice(
-            "schedule",
-            SCHEDULES,
-            "Learning rate over the run; published: a tenth after three iterations.",
-        ),
-        _number("clip_norm", "Largest gradient norm of a seed; 0 for no limit.", 1000.0, 0.01),
-    ]
-
-
-def _loss_inputs() -> list:
-    return [
-        _number("semantic_weight", "Likeness to the references as the encoder sees it.", 1e4, 0.1),
-        _number("appearance_weight", "Likeness of latents: colours and layout too.", 1e4, 0.1),
-        _number("norm_weight", "Keeps the noise as long as Gaussian noise is.", 1e4, 0.001),
-        _number("contrast_weight", "Push away from 'contrast', where it is connected.", 1e4, 0.1),
-        io.String.Input(
-            "step_weights",
-            default=", ".join(str(weight) for weight in DEFAULT.weights.steps),
-            tooltip="Semantic loss on the last denoising steps, last one last; they sum to 1.",
-        ),
-        _whole("views", "Slightly moved views of each picture that the encoder compares.", 1, 64),
-    ]
-
-
-def _start_inputs() -> list:
-    return [
-        _whole("candidates", "Draws per seed of which the best starts the descent.", 1, 10000),
-        _whole(
-            "draft_steps",
-            "Candidates are compared by drafts in so few steps (2 or more); 0: each in full.",
-            0,
-            10000,
-        ),
-        _whole("neighbors", "Then so many tries nearby, without a gradient.", 0, 10000),
-        _number("neighbor_angle", "How far those are: radians, 1.57 is anywhere.", 1.571, 0.01),
-    ]
-
-
-def _ending_inputs() -> list:
-    return [
-        _whole(
-            "gradient_steps",
-            "Last denoising steps that are differentiated; 0: all, the exact gradient.",
-            0,
-            10000,
-        ),
-        _choice(
-            "shell",
-            SHELLS,
-            "After each step put the noise back: nowhere, to its usual norm, by channel.",
-        ),
-        _number("target", "A seed is done this near; 1: as the references; 0: never.", 10.0, 0.01),
-        _whole("patience", "Stop after so many iterations without progress; 0: never.", 0, 10000),
-    ]

@@ -23,14 +23,16 @@ class DiversityReportNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SeedSelectDiversityReport",
-            display_name="Diversity Report",
-            category="SeedSelect",
+            display_name="How Varied Are They?",
+            category="SeedSelect/search",
             description=(
                 "Are generated pictures as various as real ones? Sorts both into bins of "
                 "look-alikes and compares the bins' shares: entropy and NDB, beside what real "
                 "pictures reach."
             ),
-            search_aliases=["diversity", "entropy", "ndb", "mode collapse", "seedselect"],
+            search_aliases=[
+                *("diversity report", "entropy", "ndb", "mode collapse", "variety", "seedselect"),
+            ],
             inputs=[
                 io.Image.Input(
                     "generated", tooltip="Pictures to judge, a batch or a list of 8 or more."
@@ -39,7 +41,11 @@ class DiversityReportNode(io.ComfyNode):
                     "references",
                     tooltip="Real pictures of the concept: 4 at least, 40 for figures to rely on.",
                 ),
-                encoder_input("Tells what looks alike; best another one than the optimization's."),
+                encoder_input(
+                    "clip_vision",
+                    "Tells what looks alike; best another one than the search's. Not connected: a "
+                    "known one in models/clip_vision.",
+                ),
                 io.Image.Input(
                     "plain", optional=True, tooltip="Pictures of plain sampling, to compare with."
                 ),
@@ -49,6 +55,7 @@ class DiversityReportNode(io.ComfyNode):
                     min=0,
                     max=64,
                     tooltip="Bins that the real pictures make; 0 chooses by their number.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -61,8 +68,9 @@ class DiversityReportNode(io.ComfyNode):
 
     @classmethod
     @inputs_checked
-    def execute(cls, generated, references, clip_vision, bins, plain=None) -> io.NodeOutput:
-        encoder = image_encoder(only("clip_vision", clip_vision))
+    def execute(cls, generated, references, bins, clip_vision=None, plain=None) -> io.NodeOutput:
+        connected = None if clip_vision is None else only("clip_vision", clip_vision)
+        encoder = image_encoder(connected)
         made = pictures_of("generated", generated)
         pictures = {"real": only("references", references).fitted(made.width, made.height)}
         if plain is not None:

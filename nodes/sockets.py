@@ -13,8 +13,7 @@ from ..seedselect_core.seeds.seed import Seed
 from ..seedselect_core.text import printable
 
 ReferenceSetType = io.Custom("REFERENCE_SET")
-SeedType = io.Custom("SEED")
-SeedHistoryType = io.Custom("SEED_HISTORY")
+SeedType = io.Custom("SEEDSELECT_SEED")
 EncoderType = io.Custom("IMAGE_ENCODER")
 
 
@@ -51,8 +50,8 @@ _IS = {
 }
 _REMEDIES = {
     SeedType.io_type: (
-        "Connect the seed of 'SeedSelect Optimize', of 'Load Seed' or of another node of "
-        "SeedSelect; other node packs have a SEED that holds no noise."
+        "Connect the found noise of 'SeedSelect Optimize', the seed of 'Load Seed' or of another "
+        "node of SeedSelect."
     ),
     ReferenceSetType.io_type: "Connect 'Load Reference Set'.",
 }
@@ -62,22 +61,43 @@ def inputs_checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.No
     """A node's ``execute`` that refuses, in words, what a socket is not for.
 
     The host lets an API prompt have any value in the place of a link, a link from an output of any
-    type, and links to inputs that there are none of.
+    type, and links to inputs that there are none of. A choice (`io.DynamicCombo`) comes as a dict
+    with the inputs that it brings along; ``execute`` gets them beside it.
     """
 
     @functools.wraps(execute)
     def checked(cls, **values) -> io.NodeOutput:
         schema = cls.SCHEMA or cls.define_schema()
-        values = {socket.id: values[socket.id] for socket in schema.inputs if socket.id in values}
-        for socket in schema.inputs:
-            given = values.get(socket.id)
-            if given is None and socket.optional:
-                continue
-            for value in given if schema.is_input_list else [given]:
-                _require(socket.id, socket.get_io_type(), value)
-        return execute(cls, **values)
+        return execute(cls, **_taken(schema.inputs, values, schema.is_input_list))
 
     return checked
+
+
+def _taken(inputs: list[io.Input], values: dict, lists: bool) -> dict:
+    """What came for these inputs and for those that their choices bring along."""
+    taken = {}
+    for socket in inputs:
+        given = values.get(socket.id)
+        if isinstance(socket, io.DynamicCombo.Input):
+            taken |= _chosen(socket, given, lists)
+            continue
+        if given is not None or not socket.optional:
+            for value in given if lists and given is not None else [given]:
+                _require(socket.id, socket.get_io_type(), value)
+        if socket.id in values:
+            taken[socket.id] = given
+    return taken
+
+
+def _chosen(socket: io.DynamicCombo.Input, given: Any, lists: bool) -> dict:
+    """A choice, and what came for the inputs of the option that it names."""
+    options = {option.key: option.inputs for option in socket.options}
+    choice = given.get(socket.id) if isinstance(given, dict) else None
+    key = choice[0] if lists and isinstance(choice, list) and len(choice) == 1 else choice
+    # The host hands nothing over where a prompt names no option.
+    if not isinstance(key, str) or key not in options:
+        raise SeedSelectError(f"{socket.id}: must be one of {', '.join(options)}.")
+    return {socket.id: choice} | _taken(options[key], given, lists)
 
 
 def _require(name: str, kinds: str, value: Any) -> None:

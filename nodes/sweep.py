@@ -4,12 +4,16 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
+from ..seedselect_core.likeness.losses import likeness
 from ..seedselect_core.search.loop import Progress
-from ..seedselect_core.search.settings import PRESETS
+from ..seedselect_core.search.presets import PRESETS
 from ..seedselect_core.sets.sweep import Cell, Sweep, parse_weights, run_sweep
 from ..seedselect_core.sheets import draw_sweep
-from .display import Display, Searching
-from .inputs import connections, preset_input, sampling_inputs, sampling_of, scene_of
+from .display import STAYS, Display, Searching
+from .graph import HIDDEN
+from .inputs import connections, sampling_inputs, sampling_of, scene_of
+from .previews import previewed
+from .settings import preset_input
 from .sockets import inputs_checked
 
 PREVIEW_SIZE = 1024
@@ -21,25 +25,24 @@ class TradeoffSweep(Searching, io.ComfyNode):
         return io.Schema(
             node_id="SeedSelectTradeoffSweep",
             display_name="Trade-off Sweep",
-            category="SeedSelect",
+            category="SeedSelect/search",
             description=(
                 "Optimizes the same noise under several weights of the semantic and the appearance "
                 "loss, and lays the pictures out as an XY plot. Costs an optimization a cell."
             ),
             search_aliases=["xy plot", "contact sheet", "weights", "seedselect"],
+            is_experimental=True,
             inputs=[
                 *connections(),
                 *sampling_inputs(),
-                preset_input(
-                    list(PRESETS), "All settings but the two weights, as in 'SeedSelect Optimize'."
-                ),
+                preset_input("All settings but the two weights, as in 'SeedSelect Optimize'."),
                 io.String.Input(
-                    "semantic_weights",
+                    "likeness_what_it_is",
                     default="10",
-                    tooltip="Rows: likeness as the encoder sees it. Numbers with commas between.",
+                    tooltip="Rows: what the encoder sees. Numbers with commas between.",
                 ),
                 io.String.Input(
-                    "appearance_weights",
+                    "likeness_how_it_looks",
                     default="0, 0.3, 1, 3, 10",
                     tooltip="Columns: likeness of latents, so of colours and layout too.",
                 ),
@@ -49,44 +52,45 @@ class TradeoffSweep(Searching, io.ComfyNode):
                 io.Image.Output("images", tooltip="The pictures alone, row by row."),
                 io.String.Output("table", tooltip="The losses as text, for 'Preview as Text'."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[*HIDDEN],
+            **STAYS,
         )
 
     @classmethod
     @inputs_checked
-    def execute(cls, preset, semantic_weights, appearance_weights, **values) -> io.NodeOutput:
+    def execute(cls, preset, likeness_what_it_is, likeness_how_it_looks, **values) -> io.NodeOutput:
         sweep = Sweep(
-            parse_weights("semantic_weights", semantic_weights),
-            parse_weights("appearance_weights", appearance_weights),
+            parse_weights("likeness_what_it_is", likeness_what_it_is),
+            parse_weights("likeness_how_it_looks", likeness_how_it_looks),
         )
-        show = SweepDisplay(cls.hidden.unique_id, cls.settled)
-        run_sweep(
-            sweep,
-            scene_of(values),
-            sampling_of(values),
-            PRESETS[preset],
-            callbacks=show.callbacks(),
-        )
+        show = SweepDisplay(cls.hidden, cls.settled)
+        scene = scene_of(values, show.remark)
+        sampling = sampling_of(values)
+        show.advise(scene.model, sampling.cfg)
+        run_sweep(sweep, scene, sampling, PRESETS[preset], callbacks=show.callbacks())
         sheet = torch.from_numpy(np.asarray(draw_sweep(sweep), dtype=np.float32) / 255)
-        show.done()
-        return io.NodeOutput(sheet[None], sweep.images(), sweep.table())
+        show.done(sweep.seed)
+        shown = previewed(sheet[None])
+        return io.NodeOutput(sheet[None], sweep.images(), sweep.table(), ui=shown)
 
 
 class SweepDisplay(Display):
     """Progress over all cells, and the sheet as it fills."""
 
     def __call__(self, progress: Progress, sweep: Sweep, pair: tuple[float, float]) -> None:
-        preview = None
+        number = len(sweep.cells) + 1
+        preview = self.drafted(progress.drafts, f"{number} of {len(sweep.pairs())}: ")
         if progress.new_best:
             best = progress.best
-            number = len(sweep.cells) + 1
             so_far = Sweep(sweep.semantic_weights, sweep.appearance_weights)
             so_far.cells = sweep.cells | {pair: Cell(best.images)}
-            preview = ("JPEG", draw_sweep(so_far), PREVIEW_SIZE)
-            self.text(
-                f"{number} of {len(sweep.pairs())}: semantic {pair[0]:g}, appearance {pair[1]:g}, "
-                f"iteration {progress.iteration}: semantic loss {best.semantic.mean():.4f}"
+            said = (
+                f"{number} of {len(sweep.pairs())}: what it is {pair[0]:g}, how it looks "
+                f"{pair[1]:g}, iteration {progress.iteration}: "
+                f"likeness {likeness(float(best.semantic.mean()))}"
             )
+            self.text(said)
+            preview = self.preview(said, draw_sweep(so_far), PREVIEW_SIZE)
         self.bar.update_absolute(
             len(sweep.cells) * progress.planned + progress.done,
             len(sweep.pairs()) * progress.planned,

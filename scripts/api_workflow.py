@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from comfy_client import ComfyClient
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
+CHOICE = "COMFY_DYNAMICCOMBO_V3"
+# A widget that only shows pictures: the page saves nothing for it, and sends that there are none.
+COMPARED = "IMAGECOMPARE"
+NO_PICTURES = {"__value__": ["", ""]}
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", CHOICE)
 SEEDS = ("seed", "noise_seed")
 MUTED = 2
 BYPASSED = 4
@@ -49,6 +54,69 @@ def to_api(graph: dict, object_info: dict) -> dict:
     }
 
 
+def complete(info: dict, given: dict) -> dict:
+    """The inputs of a node in an API prompt: what is given, and all other widgets at their default.
+
+    Args:
+        info: of the node, from the server's /object_info.
+        given: values and links by the names of inputs. What a choice brings along goes by its own
+            name alone ("iterations"), and names the choice where that is not given.
+    """
+    values = _complete(info["input"], given)
+    known = {name.rpartition(".")[2] for name in values}
+    return {name: value for name, value in given.items() if name not in known} | values
+
+
+def changed(info: dict, inputs: dict, changes: dict) -> dict:
+    """Inputs of a node in an API prompt with other values; the names are those of `complete`."""
+    flat = {name.rpartition(".")[2]: value for name, value in inputs.items()}
+    return complete(info, flat | changes)
+
+
+def _literal(value):
+    """A value as an API prompt holds it, where a list would be a link."""
+    return {"__value__": value} if isinstance(value, list) else value
+
+
+def _complete(inputs: dict, given: dict, prefix: str = "") -> dict:
+    values = {}
+    for section in ("required", "optional"):
+        for name, (kind, *options) in inputs.get(section, {}).items():
+            options = options[0] if options else {}
+            if kind == CHOICE:
+                values |= _completed_choice(prefix + name, options["options"], given)
+            elif name in given:
+                values[prefix + name] = given[name]
+            elif section == "required" and "default" in options:
+                values[prefix + name] = _literal(options["default"])
+            elif section == "required" and isinstance(kind, list) and kind:
+                values[prefix + name] = kind[0]
+            elif section == "required" and options.get("options"):
+                values[prefix + name] = options["options"][0]
+    return values
+
+
+def _completed_choice(name: str, options: list[dict], given: dict) -> dict:
+    asked = [each for each in options if _names(each["inputs"]) & given.keys()]
+    key = given.get(name.rpartition(".")[2], [*asked, *options][0]["key"])
+    values = {name: key}
+    for chosen in options:
+        if chosen["key"] == key:
+            values |= _complete(chosen["inputs"], given, f"{name}.")
+    return values
+
+
+def _names(inputs: dict) -> set[str]:
+    """Of these inputs and of all that choices among them may bring along."""
+    found = set()
+    for section in ("required", "optional"):
+        for name, (kind, *options) in inputs.get(section, {}).items():
+            found.add(name)
+            for each in options[0]["options"] if kind == CHOICE else ():
+                found |= _names(each["inputs"])
+    return found
+
+
 def find(prompt: dict, class_type: str, title: str | None = None) -> str:
     """The id of the only node of a type (and of a title) in an API prompt; ValueError otherwise."""
     found = [
@@ -78,19 +146,29 @@ def _display_name(node: dict, object_info: dict) -> str:
 
 def _widget_values(node: dict, object_info: dict) -> dict:
     info = _info(node, object_info)
-    values = iter(node.get("widgets_values") or [])
+    return _named(info["input"], iter(node.get("widgets_values") or []))
+
+
+def _named(inputs: dict, values: Iterator, prefix: str = "") -> dict:
+    """The next values by the names of the widgets that these inputs have."""
     named = {}
     for section in ("required", "optional"):
-        for name in info["input_order"].get(section, []):
-            kind, *options = info["input"][section][name]
+        for name, (kind, *options) in inputs.get(section, {}).items():
             options = options[0] if options else {}
+            if kind == COMPARED:
+                named[prefix + name] = NO_PICTURES
             if not (isinstance(kind, list) or kind in WIDGETS) or options.get("forceInput"):
                 continue
             # A workflow saved before the node got an input lacks its value.
-            named[name] = next(values, options.get("default"))
+            value = next(values, options.get("default"))
+            # Several files that were uploaded; a bare list would be a link.
+            named[prefix + name] = _literal(value)
             # The page adds a widget of its own: fixed, increment, decrement or randomize.
             if options.get("control_after_generate", kind == "INT" and name in SEEDS):
                 next(values, None)
+            if kind == CHOICE:
+                chosen = next(each for each in options["options"] if each["key"] == value)
+                named |= _named(chosen["inputs"], values, f"{prefix}{name}.")
     return named
 
 

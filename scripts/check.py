@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import archive
 import host
-from api_workflow import to_api
+from api_workflow import CHOICE, to_api
 from comfy_client import ComfyClient
 from host_install import (
     Host,
@@ -72,8 +73,10 @@ HARMLESS = (
     ("code_execution: pattern `eval(`", ".eval()", "the mode of a module"),
     ("code_execution: pattern `importlib.import_module`", "", "a module of the host by its name"),
     ("obfuscation_chains: pattern `lambda", "lambda", "a function"),
+    ("obfuscation_chains: pattern `ord(`", "record(", "the end of a longer name"),
     ("Dynamic `getattr`", "getattr(", "an attribute by its name"),
     ("high-entropy literal", "", "a text, or a regular expression"),
+    ("Possible typosquat: `moto`", "moto", "an S3 for the tests: https://docs.getmoto.org"),
 )
 
 
@@ -209,7 +212,7 @@ def checks(place: Installed) -> list[Check]:
         Check(
             "comfy-lint",
             [["comfy-lint", "--json", "--schema-cache", schema, *map(str, place.prompts)]],
-            of_lint,
+            partial(of_lint, brought=brought_along(json.loads(Path(schema).read_text("utf-8")))),
         ),
         Check("nodesafe", [["nodesafe", "scan", *scan, pack]], of_nodesafe),
         Check(
@@ -230,17 +233,40 @@ def of_import_guard(report: dict) -> Iterator[Finding]:
     yield from (Finding(f"{each['file']}: {each['error']}") for each in pack["unparseable"])
 
 
-def of_lint(report: dict) -> Iterator[Finding]:
-    """What does not fit in the workflows. An input may name several types, joined by commas."""
+def brought_along(nodes: dict) -> set[str]:
+    """Inputs that choices of nodes bring along, as "Node.choice.input"."""
+    found = set()
+    waiting = [(name, info["input"]) for name, info in nodes.items()]
+    while waiting:
+        start, inputs = waiting.pop()
+        for name, (kind, *more) in [row for each in inputs.values() for row in each.items()]:
+            for option in more[0]["options"] if kind == CHOICE else ():
+                brought = option["inputs"]
+                found |= {f"{start}.{name}.{own}" for each in brought.values() for own in each}
+                waiting.append((f"{start}.{name}", brought))
+    return found
+
+
+def of_lint(report: dict, brought: Container[str] = ()) -> Iterator[Finding]:
+    """What does not fit in the workflows; ``brought`` is of `brought_along`."""
     for file in report["files"]:
         for row in file["diagnostics"]:
-            text = (
-                f"{Path(file['path']).name}, {row['class_type']}.{row['field']}: {row['message']}"
-            )
-            types = re.search(r"expects (\S+,\S+) but .* produces (\S+)$", row["message"])
-            several = types and types[2] in types[1].split(",")
-            yield Finding(text, "one of several types that the input takes" if several else "")
+            place = f"{row['class_type']}.{row['field']}"
+            text = f"{Path(file['path']).name}, {place}: {row['message']}"
+            yield Finding(text, _of_schema(row["message"], place in brought))
     yield from (Finding(f"{each['path']}: {each['error']}") for each in report["unreadable"])
+
+
+def _of_schema(message: str, brought: bool) -> str:
+    """What comfy-lint does not know of the host's inputs; "" for a fault."""
+    types = re.search(r"expects (\S+,\S+) but .* produces (\S+)$", message)
+    if types and types[2] in types[1].split(","):
+        return "one of several types that the input takes"
+    if brought and message.startswith("unknown input"):
+        return "an input that the option of another brings along"
+    if message.startswith("{'__value__': []} is not a valid value"):
+        return "a choice of several, of which none is chosen"
+    return ""
 
 
 def of_nodesafe(report: dict) -> Iterator[Finding]:

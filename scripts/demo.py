@@ -1,11 +1,12 @@
-"""The whole method in a real ComfyUI: the four letters that the pocket model draws worst.
+"""The whole method in a real ComfyUI: the four letters that the toy model draws worst, and hands.
 
-usage: python3 scripts/host.py demo [--output demo_output] [--letters 4]
+usage: python3 scripts/host.py demo [--output demo_output] [--letters 4] [--only letters]
 
 Starts the host headless, queues workflows/pocket_demo.json over its HTTP API for the letters seen
 in the fewest fonts, eight seeds each, and writes into the output folder: `before/` and `after/`
 (64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where both judges
-read the letter) and `report.json`.
+read the letter) and `report.json`. Where the hands' weights are, then the same for the gestures
+seen in the fewest poses, into `contact_sheet_hands.png` (green: well-formed) and the same report.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,28 +27,18 @@ import host
 from api_workflow import find, to_api
 from comfy_client import ComfyClient, Event
 
+if TYPE_CHECKING:
+    from demo_worlds import Concept, World
+
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO))
 
-LETTERS = 4
+MOST = 4
 SEEDS = 8
-COLORS = [("red", "yellow"), ("blue", "white"), ("white", "purple"), ("black", "orange")]
 
 
-def letter_prompt(prompt: dict, letter: str, colors: tuple[str, str]) -> dict:
-    """The workflow's API prompt with another letter and batch; all other settings stay."""
-    prompt = json.loads(json.dumps(prompt))
-    ink, ground = colors
-    text = find(prompt, "CLIPTextEncode", "Prompt")
-    prompt[text]["inputs"]["text"] = f"a {ink} letter {letter} on {ground}"
-    prompt[find(prompt, "SeedSelectPocketReferences")]["inputs"]["letter"] = letter
-    batches = [node for node in prompt.values() if node["class_type"] == "EmptyLatentImage"]
-    batches[0]["inputs"]["batch_size"] = SEEDS
-    return prompt
-
-
-def run_letter(client: ComfyClient, prompt: dict, letter: str) -> dict:
-    """Queue one letter, show its progress, and fetch pictures and the seed's own account."""
+def run_concept(client: ComfyClient, prompt: dict, name: str) -> dict:
+    """Queue one concept, show its progress, and fetch pictures and the seed's own account."""
     optimize = find(prompt, "SeedSelectOptimize")
     state = {"share": 0.0, "text": ""}
 
@@ -57,14 +49,14 @@ def run_letter(client: ComfyClient, prompt: dict, letter: str) -> dict:
             else:
                 state["text"] = event.text
             if sys.stdout.isatty():
-                line = f"  {letter} {state['share']:4.0%} {state['text']}"
+                line = f"  {name} {state['share']:4.0%} {state['text']}"
                 print(f"\r{line:<100.100}", end="", flush=True)
 
     began = time.monotonic()
     result = client.run(prompt, show)
     seconds = time.monotonic() - began
     if result.status != "success":
-        raise SystemExit(f"{letter}: {result.error.get('exception_message', result.status)}")
+        raise SystemExit(f"{name}: {result.error.get('exception_message', result.status)}")
     pictures = {
         title: [
             Image.open(io.BytesIO(client.fetch(image))).convert("RGB")
@@ -86,26 +78,21 @@ def read_account(output: Path, shown: str) -> dict:
         return json.loads(file.metadata()["seedselect"])
 
 
-def judged(pictures: dict[str, list[Image.Image]], letter: str) -> dict[str, dict[str, list[bool]]]:
-    """ "Before" and "After", judge by judge: whether each picture is read as the letter."""
+def judged(pictures: dict[str, list[Image.Image]], concept: Concept) -> dict[str, dict]:
+    """ "Before" and "After", judge by judge: whether each picture passes."""
     import numpy as np
     import torch
 
-    from pocket.judges import load_judges, read_signs
-
-    judges = load_judges()
-    answers = {}
-    for title, images in pictures.items():
-        batch = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
-        answers[title] = {
-            name: [read == letter for read in read_signs(judge, batch)]
-            for name, judge in judges.items()
-        }
-    return answers
+    return {
+        title: concept.judge(
+            torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
+        )
+        for title, images in pictures.items()
+    }
 
 
-def contact_sheet(rows: list[dict]) -> Image.Image:
-    """A row a letter: four references, eight pictures before, eight after."""
+def contact_sheet(world: World, rows: list[dict]) -> Image.Image:
+    """A row a concept: four references, eight pictures before, eight after."""
     cell = 72
     gap = 24
     head = 40
@@ -115,26 +102,33 @@ def contact_sheet(rows: list[dict]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     large = ImageFont.load_default(20)
     small = ImageFont.load_default(13)
+    narrow = ImageFont.load_default(11)
     starts = [side, side + 4 * cell + gap, side + (4 + SEEDS) * cell + 2 * gap]
     for start, title in zip(starts, ("references", "before", "after"), strict=True):
         draw.text((start + 4, 8), title, "black", large)
     for index, row in enumerate(rows):
+        concept = row["concept"]
         top = head + index * (cell + 10)
-        draw.text((10, top + 8), row["letter"], "black", large)
-        draw.text((40, top + 8), f"seen in {row['fonts']} fonts", "black", small)
-        draw.text((40, top + 26), row["prompt"].removeprefix("a "), "black", small)
-        before = row["right_before"]
-        after = row["right_after"]
-        draw.text((40, top + 44), f"{before:.0%} to {after:.0%} right", "black", small)
-        columns = [(starts[0], row["references"], None)]
+        # A letter stands beside the lines; the name of a gesture is in its prompt.
+        indent = 10
+        if world.name == "letters":
+            indent = 40
+            draw.text((10, top + 8), concept.name, "black", large)
+        share = f"{row['share']['Before']:.0%} to {row['share']['After']:.0%} {world.verdict}"
+        text = concept.prompt.removeprefix("a ")
+        font = small if draw.textlength(text, small) <= side - indent else narrow
+        draw.text((indent, top + 8), f"seen in {concept.seen} {world.unit}", "black", small)
+        draw.text((indent, top + 26), text, "black", font)
+        draw.text((indent, top + 44), share, "black", small)
+        columns = [(starts[0], concept.shown, None)]
         for start, title in zip(starts[1:], ("Before", "After"), strict=True):
-            right = [all(both) for both in zip(*row["answers"][title].values(), strict=True)]
-            columns.append((start, row["pictures"][title], right))
-        for start, images, right in columns:
+            passed = [all(both) for both in zip(*row["answers"][title].values(), strict=True)]
+            columns.append((start, row["pictures"][title], passed))
+        for start, images, passed in columns:
             for place, image in enumerate(images):
                 left = start + place * cell
-                if right is not None:
-                    frame = "#2E9E4F" if right[place] else "#D0342C"
+                if passed is not None:
+                    frame = "#2E9E4F" if passed[place] else "#D0342C"
                     draw.rectangle([left, top, left + cell - 3, top + cell - 3], fill=frame)
                 sheet.paste(image.resize((64, 64)), (left + 3, top + 3))
     return sheet
@@ -143,66 +137,99 @@ def contact_sheet(rows: list[dict]) -> Image.Image:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=REPO / "demo_output")
-    parser.add_argument("--letters", type=int, default=LETTERS, choices=range(1, LETTERS + 1))
+    for name in ("letters", "gestures"):
+        parser.add_argument(f"--{name}", type=int, default=MOST, choices=range(1, MOST + 1))
+    parser.add_argument("--only", choices=("letters", "hands"), help="one of the toy models")
     args = parser.parse_args()
-    output = args.output
-    frequency = json.loads((REPO / "pocket/weights/fonts_seen.json").read_text())
-    letters = sorted(frequency, key=frequency.get)[: args.letters]
+    counts = {"letters": args.letters}
+    if (REPO / "pocket/hands/weights/unet.safetensors").is_file():
+        counts["hands"] = args.gestures
+    if args.only:
+        if args.only not in counts:
+            parser.error(f"--only {args.only}: its weights are not there.")
+        counts = {args.only: counts[args.only]}
     graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
     # Only now, since PyTorch takes its time.
-    from pocket.references import letter_pictures
+    from demo_worlds import WORLDS
 
     began = time.monotonic()
-    rows = []
     print("starting ComfyUI ...", flush=True)
     with host.server() as server:
         client = ComfyClient(server.url)
         workflow = to_api(graph, client.get("object_info"))
-        for letter, colors in zip(letters, COLORS, strict=False):
-            prompt = letter_prompt(workflow, letter, colors)
-            row = run_letter(client, prompt, letter)
-            account = read_account(Path(server.base_directory) / "output", row["seed_file"])
-            answers = judged(row["pictures"], letter)
-            share = {
-                title: sum(sum(each) for each in by.values()) / SEEDS / len(by)
-                for title, by in answers.items()
-            }
-            row |= {
-                "letter": letter,
-                "fonts": frequency[letter],
-                "prompt": prompt[find(prompt, "CLIPTextEncode", "Prompt")]["inputs"]["text"],
-                "references": [Image.fromarray(picture) for picture in letter_pictures(letter, 4)],
-                "answers": answers,
-                "right_before": share["Before"],
-                "right_after": share["After"],
-                "account": account,
-            }
-            rows.append(row)
-            print(
-                f"\r{letter} (seen in {row['fonts']} fonts): judged right {share['Before']:.0%} "
-                f"before, {share['After']:.0%} after, {row['seconds']:.0f} s".ljust(100),
-                flush=True,
-            )
-    write(output, rows, time.monotonic() - began)
+        output = Path(server.base_directory) / "output"
+        rows = {
+            name: [
+                demonstrated(client, workflow, output, WORLDS[name], concept)
+                for concept in WORLDS[name].concepts(count)
+            ]
+            for name, count in counts.items()
+        }
+    write(args.output, {WORLDS[name]: own for name, own in rows.items()}, time.monotonic() - began)
     return 0
 
 
-def write(output: Path, rows: list[dict], seconds: float) -> None:
+def demonstrated(
+    client: ComfyClient, workflow: dict, output: Path, world: World, concept: Concept
+) -> dict:
+    """Draw one concept before and after, have it judged, and say so."""
+    from demo_worlds import asked
+
+    row = run_concept(client, asked(workflow, world, concept, SEEDS), concept.name)
+    answers = judged(row["pictures"], concept)
+    share = {title: world.share(by) for title, by in answers.items()}
+    row |= {"concept": concept, "answers": answers, "share": share}
+    row["account"] = read_account(output, row["seed_file"])
+    print(
+        f"\r{concept.name} (seen in {concept.seen} {world.unit}): judged {world.verdict} "
+        f"{share['Before']:.0%} before, {share['After']:.0%} after, {row['seconds']:.0f} s".ljust(
+            100
+        ),
+        flush=True,
+    )
+    return row
+
+
+def write(output: Path, worlds: dict[World, list[dict]], seconds: float) -> None:
     for title in ("before", "after"):
         shutil.rmtree(output / title, ignore_errors=True)
         (output / title).mkdir(parents=True)
-        for row in rows:
+        for row in (row for rows in worlds.values() for row in rows):
+            name = row["concept"].name.replace(" ", "_")
             for number, image in enumerate(row["pictures"][title.capitalize()]):
-                image.save(output / title / f"{row['letter']}_{number}.png")
-    contact_sheet(rows).save(output / "contact_sheet.png")
-    mean = {
-        when: sum(row[f"right_{when}"] for row in rows) / len(rows) for when in ("before", "after")
+                image.save(output / title / f"{name}_{number}.png")
+    report = {"seconds": round(seconds, 1)}
+    for world, rows in worlds.items():
+        figures = figures_of(world, rows)
+        # Letters stand in the report itself, where they stood before there were hands.
+        report |= figures if world.name == "letters" else {world.name: figures}
+        sheet = "contact_sheet.png" if world.name == "letters" else "contact_sheet_hands.png"
+        contact_sheet(world, rows).save(output / sheet)
+        mean = mean_shares(rows)
+        print(
+            f"{world.name} judged {world.verdict} {mean['before']:.0%} before, "
+            f"{mean['after']:.0%} after; see {output / sheet}"
+        )
+    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"in {seconds:.0f} s")
+
+
+def mean_shares(rows: list[dict]) -> dict[str, float]:
+    """ "before" and "after" over all concepts."""
+    return {
+        title.lower(): sum(row["share"][title] for row in rows) / len(rows)
+        for title in ("Before", "After")
     }
-    letters = [
+
+
+def figures_of(world: World, rows: list[dict]) -> dict:
+    """What the report says of a toy model."""
+    key = "judged_" + world.verdict.replace("-", "_")
+    each = [
         {
-            "letter": row["letter"],
-            "fonts_seen": row["fonts"],
-            "prompt": row["prompt"],
+            world.concept: row["concept"].name,
+            f"{world.unit}_seen": row["concept"].seen,
+            "prompt": row["concept"].prompt,
             "judged_right_before": _shares(row["answers"]["Before"]),
             "judged_right_after": _shares(row["answers"]["After"]),
             "semantic_loss_before": sum(row["account"]["first_semantic"]) / SEEDS,
@@ -212,22 +239,12 @@ def write(output: Path, rows: list[dict], seconds: float) -> None:
         }
         for row in rows
     ]
-    report = {
-        "judged_right_before": mean["before"],
-        "judged_right_after": mean["after"],
-        "seeds_per_letter": SEEDS,
-        "seconds": round(seconds, 1),
-        "letters": letters,
-    }
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(
-        f"judged right {mean['before']:.0%} before, {mean['after']:.0%} after, "
-        f"in {seconds:.0f} s; see {output / 'contact_sheet.png'}"
-    )
+    means = {f"{key}_{when}": share for when, share in mean_shares(rows).items()}
+    return {**means, f"seeds_per_{world.concept}": SEEDS, f"{world.concept}s": each}
 
 
 def _shares(answers: dict[str, list[bool]]) -> dict[str, float]:
-    return {name: sum(right) / len(right) for name, right in answers.items()}
+    return {name: sum(passed) / len(passed) for name, passed in answers.items()}
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ from seedselect_core.references import (  # noqa: E402
 )
 from seedselect_core.search.loop import Progress  # noqa: E402
 from seedselect_core.search.optimize import optimize_seed  # noqa: E402
+from seedselect_core.search.presets import PRESETS  # noqa: E402
 from seedselect_core.search.scene import Callbacks, Scene  # noqa: E402
-from seedselect_core.search.settings import PRESETS, Settings  # noqa: E402
+from seedselect_core.search.settings import Settings  # noqa: E402
 from seedselect_core.seeds.seed import SamplingSettings, Seed, load_seed  # noqa: E402
 from seedselect_core.sets.diversity import LEAST_REALS, diversity_report, nearest  # noqa: E402
 

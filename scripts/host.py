@@ -10,6 +10,7 @@ usage: python3 scripts/host.py VERB [arguments passed on]
   check            run scripts/check.py: what others' tools find in the pack as it is published
   bench [NAME ..]  run benchmarks/NAME.py; without a name, list them
   evaluate ARGS    run scripts/evaluate.py: measure on your own checkpoint and pictures
+  dataset SPEC ..  make a data set of rare classes (docs/datasets.md)
   coverage [ARGS]  run tests/gradients/run.py: what the gradient is exact for, into docs/coverage.md
   hosts FOLDER ..  run scripts/host_matrix.py: which of these ComfyUI versions the pack runs in
 
@@ -18,7 +19,7 @@ second.
 
 environment
   COMFYUI_DIR        use this ComfyUI and its own Python; nothing is installed into it
-                     (evaluate: by default the one that has this pack in its custom_nodes)
+                     (evaluate, dataset: by default the one that has this pack in its custom_nodes)
   SEEDSELECT_PYTHON  the Python of that ComfyUI, when it is not beside it
   SEEDSELECT_CACHE   where the installation goes (default: the user's cache folder)
   CHROMIUM           the browser for the tests (default: the first one found)
@@ -359,15 +360,20 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests under the host's Python."""
+    """Run the tests under the host's Python, a file on each core; `-n 0`: one after the other."""
     host = find_host()
-    needed = ["pytest", "playwright", "hypothesis"]
-    require_modules(host.python, needed, f'"{host.python}" -m pip install {" ".join(needed)}')
+    needed = {"pytest": "pytest", "xdist": "pytest-xdist"}
+    needed |= {"playwright": "playwright", "hypothesis": "hypothesis"}
+    names = " ".join(needed.values())
+    require_modules(host.python, list(needed), f'"{host.python}" -m pip install {names}')
     browser = ensure_browser(host)
     if browser is None:
         print(BROWSER_HELP, file=sys.stderr, flush=True)
     found = {"CHROMIUM": browser} if browser else {}
-    return _run(host, "-m", "pytest", *arguments, **found)
+    # Processes whose threads wait for one another on the same cores are slow beyond reason.
+    found["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    side_by_side = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
+    return _run(host, "-m", "pytest", *side_by_side, *arguments, **found)
 
 
 def lint(arguments: Sequence[str]) -> int:
@@ -395,15 +401,26 @@ def bench(arguments: Sequence[str]) -> int:
     return _run(find_host(), str(scripts[name]), *arguments[1:])
 
 
-def evaluate(arguments: Sequence[str]) -> int:
-    """Measure SeedSelect on one's own checkpoint and folders of pictures."""
-    # The checkpoint is one of the user's own ComfyUI; ours has none.
+def _host_with_models() -> Host:
+    """The ComfyUI that this pack lies in, if it does: it has models, ours has none."""
     around = REPO.parent.parent
     inside = REPO.parent.name == "custom_nodes" and is_comfyui(around)
     own = inside and not os.environ.get("COMFYUI_DIR")
-    host = existing_host(around) if own else find_host()
+    return existing_host(around) if own else find_host()
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure SeedSelect on one's own checkpoint and folders of pictures."""
     script = str(REPO / "scripts" / "evaluate.py")
-    return _run(host, script, *arguments, cwd=Path.cwd())  # relative paths are the caller's
+    # Relative paths are the caller's.
+    return _run(_host_with_models(), script, *arguments, cwd=Path.cwd())
+
+
+def dataset(arguments: Sequence[str]) -> int:
+    """Make a data set of rare classes."""
+    program = ("-m", "seedselect_core.datasets", "dataset")
+    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+    return _run(_host_with_models(), *program, *arguments, cwd=Path.cwd(), PYTHONPATH=path)
 
 
 def coverage(arguments: Sequence[str]) -> int:
@@ -418,7 +435,7 @@ def hosts(arguments: Sequence[str]) -> int:
     return _wait(subprocess.Popen([sys.executable, script, *arguments]))
 
 
-_ALL = (install, demo, ui, test, lint, check, bench, evaluate, coverage, hosts)
+_ALL = (install, demo, ui, test, lint, check, bench, evaluate, dataset, coverage, hosts)
 VERBS = {verb.__name__: verb for verb in _ALL}
 
 

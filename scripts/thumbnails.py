@@ -34,12 +34,13 @@ RUNS = {
 # Groups whose width a thumbnail shows, how far below their upper edge it begins, and how much is
 # cut off at either side.
 AREAS = {
-    "pocket_demo": (["Before", "After"], 360, 0),
-    "pocket_rare_concept": (["Before", "After"], 360, 0),
-    "pocket_advanced": (["Before", "After"], 360, 0),
+    "pocket_demo": (["Before and after"], 660, -40),
+    "pocket_rare_concept": (["Before and after"], 660, -40),
+    "pocket_advanced": (["Before and after"], 660, -40),
     "pocket_interpolate_seeds": (["From the first"], 430, 200),
-    "pocket_diverse_set": (["Pictures that differ"], 80, 200),
+    "pocket_diverse_set": (["Pictures that differ"], 190, 40),
     "pocket_tradeoff_sweep": (["What the two losses"], 0, 0),
+    "joint_redux_flux_dev": (["Redux", "SeedSelect"], 0, 0),
     "interpolate_seeds": (["Prompt", "Two pictures"], 0, 0),
 }
 DEFAULT_AREA = (["Prompt", "SeedSelect"], 0, 0)
@@ -71,7 +72,8 @@ def main(names: list[str]) -> int:
         print(host.BROWSER_HELP, file=sys.stderr)
         return 1
     with host.server(["--cpu"]) as server, sync_playwright() as play:
-        ComfyClient(server.url).post("settings", {"Comfy.TutorialCompleted": True})
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False}
+        ComfyClient(server.url).post("settings", settings)
         browser = play.chromium.launch(executable_path=browser_program, args=["--no-sandbox"])
         for name in names or [path.stem for path in sorted(WORKFLOWS.glob("*.json"))]:
             page = browser.new_page(viewport={"width": 320 + SIZE + 320, "height": 80 + SIZE + 120})
@@ -83,6 +85,8 @@ def main(names: list[str]) -> int:
                 "count => app.graph.nodes.length == count", arg=len(graph["nodes"])
             )
             page.wait_for_timeout(2000)
+            area = list(AREAS.get(name, DEFAULT_AREA))
+            page.evaluate(FRAME, area)  # the page loads no pictures that are out of sight
             if name in RUNS:
                 page.evaluate(CHANGE, RUNS[name])
                 page.get_by_test_id("queue-button").click()
@@ -90,7 +94,7 @@ def main(names: list[str]) -> int:
             # Only the graph: no menus and dialogs over it.
             page.add_style_tag(content="body * { visibility: hidden }")
             page.add_style_tag(content="canvas, .dom-widget, .dom-widget * { visibility: visible }")
-            page.evaluate(FRAME, list(AREAS.get(name, DEFAULT_AREA)))
+            page.evaluate(FRAME, area)
             page.wait_for_timeout(1500)
             clip = {"x": 320, "y": 80, "width": SIZE, "height": SIZE}
             shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")

@@ -27,10 +27,18 @@ from .pictures import (
 )
 from .text import printable, quoted
 
-Crop = Literal["center", "pad", "stretch"]
+Crop = Literal["center", "top", "bottom", "left", "right", "pad", "stretch"]
 Order = Literal["name", "newest", "random"]
 
-CROPS: tuple[str, ...] = ("center", "pad", "stretch")
+# Where the part lies that is kept of what a frame cannot hold: down and across, from 0 to 1.
+KEPT_PARTS = {
+    "center": (0.5, 0.5),
+    "top": (0.0, 0.5),
+    "bottom": (1.0, 0.5),
+    "left": (0.5, 0.0),
+    "right": (0.5, 1.0),
+}
+CROPS: tuple[str, ...] = (*KEPT_PARTS, "pad", "stretch")
 ORDERS: tuple[str, ...] = ("name", "newest", "random")
 # Of a usual set the pictures as last asked for are kept, since a search asks again and again.
 # Larger sets are read anew: a thousand photographs take no more memory than one at a time.
@@ -56,9 +64,10 @@ class Picture:
 class ReferenceSet:
     """Pictures of the concept, each in its own size, read one by one.
 
-    crop: how a picture of another shape fills a frame: "center" cuts off what sticks out, "pad"
-    shows all of it on the background, "stretch" distorts it. background: RGB in 0..1, which shows
-    through transparent parts too.
+    crop: how a picture of another shape fills a frame: "center" cuts off what sticks out at both
+    ends, "top", "bottom", "left" and "right" keep that end, "pad" shows all of it on the
+    background, "stretch" distorts it. background: RGB in 0..1, which shows through transparent
+    parts too.
     """
 
     pictures: tuple[Picture, ...]
@@ -136,11 +145,12 @@ class ReferenceSet:
         h, w = pixels.shape[:2]
         if self.crop == "stretch":
             return _resize(self._strips(pixels, mask), h, width, height)
-        if self.crop == "center":
+        if self.crop in KEPT_PARTS:
+            down, across = KEPT_PARTS[self.crop]
             cut_w = max(1, min(w, round(h * width / height)))
             cut_h = max(1, min(h, round(w * height / width)))
-            top = (h - cut_h) // 2
-            left = (w - cut_w) // 2
+            top = int((h - cut_h) * down)
+            left = int((w - cut_w) * across)
             cut = (slice(top, top + cut_h), slice(left, left + cut_w))
             strips = self._strips(pixels[cut], None if mask is None else mask[cut])
             return _resize(strips, cut_h, width, height)
@@ -319,7 +329,40 @@ def load_reference_folder(
         files.sort(key=lambda path: stamp(path) or (0, 0), reverse=True)
     elif order == "random":
         random.Random(seed).shuffle(files)
+    pictures, warnings = _read(files, limit, allowed_roots)
+    if not pictures:
+        raise SeedSelectError(
+            f"folder: no readable picture in '{resolved}'. Put PNG or JPEG files there. "
+            + " ".join(warnings[:_NAMED])
+        )
+    return ReferenceSet(pictures, crop, background), warnings
 
+
+def load_reference_files(
+    files: Sequence[Path],
+    *,
+    allowed_roots: Sequence[str | Path] | None = None,
+    crop: Crop = "center",
+    background: Color = WHITE,
+) -> tuple[ReferenceSet, list[str]]:
+    """`load_reference_folder` for files that somebody chose.
+
+    Raises:
+        SeedSelectError: none of them can be read.
+    """
+    pictures, warnings = _read(files, len(files), allowed_roots)
+    if not pictures:
+        raise SeedSelectError(
+            f"pictures: none of them can be read. {' '.join(warnings[:_NAMED])} Choose PNG or JPEG "
+            "files."
+        )
+    return ReferenceSet(pictures, crop, background), warnings
+
+
+def _read(
+    files: Sequence[Path], limit: int, allowed_roots: Sequence[str | Path] | None
+) -> tuple[tuple[Picture, ...], list[str]]:
+    """Up to ``limit`` pictures, and warnings: what was left out and why, what is odd."""
     pictures: list[Picture] = []
     reasons: dict[str, list[str]] = {}  # why files were left out, and which
     remarks: dict[str, list[str]] = {}  # what is odd about others, and which
@@ -336,17 +379,15 @@ def load_reference_folder(
             reasons.setdefault(str(error), []).append(path.name)
     warnings = [_left_out(names, reason) for reason, names in reasons.items()]
     warnings += [printable(f"{_listed(names)}: {note}.") for note, names in remarks.items()]
-    if not pictures:
-        raise SeedSelectError(
-            f"folder: no readable picture in '{resolved}'. Put PNG or JPEG files there. "
-            + " ".join(warnings[:_NAMED])
-        )
-    return ReferenceSet(tuple(pictures), crop, background), warnings
+    return tuple(pictures), warnings
 
 
 def _file(path: Path, allowed_roots: Sequence[str | Path] | None) -> tuple[Picture, list[str]]:
     """A file that was read to its end, and notes on it; `SeedSelectError` says why not."""
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # in a circle, with a NUL
+        raise SeedSelectError("its name is that of no file.") from quoted(error)
     if allowed_roots is not None and not _within(real, allowed_roots):
         raise SeedSelectError("a link that leads out of ComfyUI's input directory.")
     picture = Picture(path.name, partial(_read_again, real, stamp(real)))
@@ -367,10 +408,10 @@ def _read_again(path: Path, before: tuple[int, int] | None) -> torch.Tensor:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """What changes whenever a file does; None if it is gone."""
+    """What changes whenever a file does; None if it is gone, or no name of a file."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL
         return None
     return status.st_mtime_ns, status.st_size
 

@@ -1,12 +1,15 @@
 """Pictures of pictures: the grid of a preview, the sheet of a sweep, the drawing of a report."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .likeness.losses import likeness
 from .sets.diversity import DiversityReport, assign, differing_bins, kmeans
 from .sets.sweep import Sweep
 
@@ -14,6 +17,7 @@ INK = "#22262B"
 FAINT = "#6B7178"
 LINE = "#D9DCE0"
 BEST = "#1F7A3D"
+CHARACTER = (8, 19)  # pixels that one takes in a caption, with its share of the space around
 SET_COLORS = {"real": "#2F6DB5", "plain": "#9AA0A6", "generated": "#E07B28"}
 
 
@@ -37,6 +41,50 @@ def draw_grid(images: torch.Tensor, background: str = "black") -> Image.Image:
     for i, image in enumerate(images):
         grid.paste(as_picture(image), (i % columns * width, i // columns * height))
     return grid
+
+
+def draw_curve(values: Sequence[float], goal: float, width: int) -> Image.Image:
+    """A strip with the course of ``values`` from left to right, the best so far, and the goal.
+
+    Args:
+        values: cosines, at least one.
+        goal: that of the references among themselves.
+        width: of the strip in pixels.
+    """
+    height = max(48, width // 6)
+    strip = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(strip)
+    low = min(*values, goal)
+    span = max(*values, goal) - low or 1.0
+    margin = height / 8
+
+    def place(number: int, value: float) -> tuple[float, float]:
+        x = margin + (width - 2 * margin) * number / max(1, len(values) - 1)
+        return x, height - margin - (height - 2 * margin) * (value - low) / span
+
+    draw.line([place(0, goal), (width - margin, place(0, goal)[1])], LINE, 2)
+    best = itertools.accumulate(values, max)
+    for color, course in ((FAINT, values), (BEST, best)):
+        points = [place(number, value) for number, value in enumerate(course)]
+        draw.line([*points, points[-1]], color, 2)
+    return strip
+
+
+def stacked(top: Image.Image, bottom: Image.Image) -> Image.Image:
+    """One picture above another of the same width."""
+    sheet = Image.new("RGB", (top.width, top.height + bottom.height))
+    sheet.paste(top, (0, 0))
+    sheet.paste(bottom, (0, top.height))
+    return sheet
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """A picture with a text below it, wrapped to its width; some is cut off where that is tiny."""
+    width = max(16, picture.width // CHARACTER[0])
+    lines = [part for line in text.split("\n") for part in wrap(line, width)]
+    strip = Image.new("RGB", (picture.width, CHARACTER[1] * len(lines) + 10), "white")
+    ImageDraw.Draw(strip).text((6, 4), "\n".join(lines), INK, ImageFont.load_default(14), spacing=3)
+    return stacked(picture, strip)
 
 
 # ---------------------------------------------------------------- the sweep
@@ -83,9 +131,9 @@ def draw_sweep(sweep: Sweep, side: int = 256) -> Image.Image:
 def _draw_weights(draw: ImageDraw.ImageDraw, sweep: Sweep, frame: _Frame) -> None:
     large = ImageFont.load_default(20)
     small = ImageFont.load_default(15)
-    draw.text((frame.left, 10), "appearance weight", FAINT, large)
-    draw.text((12, frame.top - 34), "semantic", FAINT, small)
-    draw.text((12, frame.top - 17), "weight", FAINT, small)
+    draw.text((frame.left, 10), "weight of how it looks", FAINT, large)
+    draw.text((12, frame.top - 34), "weight of", FAINT, small)
+    draw.text((12, frame.top - 17), "what it is", FAINT, small)
     for column, weight in enumerate(sweep.appearance_weights):
         x, _ = frame.place(column, 0)
         draw.text((x + frame.side / 2, 46), f"{weight:g}", INK, large, anchor="ma")
@@ -116,9 +164,9 @@ def _draw_cell(
     grid = draw_grid(cell.images, "white")
     sheet.paste(ImageOps.fit(grid, (frame.side, frame.tall), Image.Resampling.BICUBIC), place)
     for line, loss in enumerate(cell.losses):
-        name = ("semantic", "appearance")[line]
+        told = (f"likeness {likeness(loss)}", f"distance of latents {loss:.3f}")[line]
         color = BEST if least and loss == least[line] else INK
-        draw.text((x, y + frame.tall + 4 + 18 * line), f"{name} {loss:.4f}", color, small)
+        draw.text((x, y + frame.tall + 4 + 18 * line), told, color, small)
 
 
 # ---------------------------------------------------------------- the diversity report

@@ -80,6 +80,14 @@ def tracked() -> set[str]:
         pytest.skip(f"not a checkout of git: {reason}")
 
 
+@pytest.fixture(scope="session")
+def random_hands(tmp_path_factory):
+    """Where a hands' toy model lies that has learned nothing."""
+    from random_hands import write_random_hands
+
+    return write_random_hands(tmp_path_factory.mktemp("hands"))
+
+
 @pytest.fixture
 def nodes(monkeypatch):
     """Imports a module of nodes/ by name, out of the pack as a package, as the host does."""
@@ -93,8 +101,12 @@ def nodes(monkeypatch):
 
 @pytest.fixture
 def connected(nodes):
-    """Makes a node's required inputs: at their defaults, or with something of the socket's type."""
+    """Makes a node's required inputs: at their defaults, or with something of the socket's type.
+
+    An image encoder too, since no file of one is there.
+    """
     import comfy.samplers
+    from comfy_api.latest import io
 
     import tiny
 
@@ -114,8 +126,11 @@ def connected(nodes):
         }
         inputs = dict(given)
         for socket in node.GET_SCHEMA().inputs:
-            if not (socket.optional or socket.id in inputs):
-                if socket.get_io_type() in of_type:
+            asked = socket.id == "clip_vision" or not socket.optional
+            if asked and socket.id not in inputs:
+                if isinstance(socket, io.DynamicCombo.Input):
+                    inputs[socket.id] = {socket.id: socket.options[0].key}
+                elif socket.get_io_type() in of_type:
                     inputs[socket.id] = of_type[socket.get_io_type()]()
                 else:
                     inputs[socket.id] = socket.default

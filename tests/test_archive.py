@@ -1,8 +1,10 @@
 """What the registry's archive holds is what runs: tried in a real server, installed from a copy."""
 
 import ast
+import io
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -10,16 +12,17 @@ import pytest
 
 import archive
 import host
-from api_workflow import find, to_api
+from api_workflow import changed, find, to_api
 from archive import FOLDER
 from comfy_client import ComfyClient
 from conftest import HOST, REPO
 from host_install import Host
+from seedselect_core.hands import toys
 from test_server import OURS, WORKFLOWS
 
-LARGEST = 20_000_000
+LARGEST = 20_000_000  # bytes of the archive, for each toy model in it
 TOP = {"LICENSE", "README.md", "__init__.py", "pyproject.toml"}
-TOP |= {"docs", "nodes", "pocket", "seedselect_core", "web", "workflows"}
+TOP |= {"docs", "locales", "nodes", "pocket", "seedselect_core", "subgraphs", "web", "workflows"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,11 @@ def used(start: str, among: set[str]) -> set[str]:
 
 
 def test_it_is_small(shipped):
-    assert sum((REPO / path).stat().st_size for path in shipped) <= LARGEST
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in shipped:
+            file.write(REPO / path, path)
+    assert len(packed.getvalue()) <= LARGEST * len(toys())
 
 
 def test_nothing_lies_beside_what_runs(shipped):
@@ -90,13 +97,17 @@ def test_every_node_and_its_page_are_there(client):
         page = client.get_bytes(f"extensions/{FOLDER}/docs/{key}.md").decode()
         assert page.startswith(f"# {nodes[key]['display_name']}\n")
     assert sorted(client.get("workflow_templates")[FOLDER]) == WORKFLOWS
+    blueprints = client.get("global_subgraphs").values()
+    assert {b["name"] for b in blueprints if FOLDER in b["info"]["node_pack"]} == {"Find a seed"}
 
 
 def test_the_toy_model_draws_and_nothing_of_it_is_doubted(client, server):
     graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
     prompt = to_api(graph, client.get("object_info"))
     node = find(prompt, "SeedSelectOptimize")
-    prompt[node]["inputs"] |= {"preset": "custom", "iterations": 1, "candidates": 1}
+    info = client.get("object_info/SeedSelectOptimize")["SeedSelectOptimize"]
+    changes = {"preset": "custom", "iterations": 1, "first_draws": 1}
+    prompt[node]["inputs"] = changed(info, prompt[node]["inputs"], changes)
     prompt[find(prompt, "EmptyLatentImage")]["inputs"]["batch_size"] = 1
     result = client.run(prompt)
     assert result.status == "success", result.error

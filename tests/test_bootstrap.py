@@ -126,6 +126,28 @@ def test_an_error_between_two_batches_keeps_what_was_found(where, monkeypatch):
     assert len(seed.noise) == 4 and seed.semantic == []
 
 
+@pytest.mark.parametrize(("near", "target"), [(0.5, 1.0), (3.0, 3.0)])
+def test_later_pictures_are_done_no_nearer_than_the_references_are(near, target, monkeypatch):
+    """The first batch came to ``near`` times their own spread."""
+    stages = []
+    real = bootstrap.optimize_seed
+
+    def search(scene, sampling, settings, **more):
+        stages.append(settings)
+        seed, drawn, history = real(scene, sampling, settings, **more)
+        if len(stages) == 1:
+            seed = replace(seed, semantic=[near * history.spread] * 2)
+        else:  # the one just as near as they are, the other a little farther than anything
+            worst = max(1.0, near) * history.spread
+            seed = replace(seed, semantic=[worst, 1.01 * worst])
+        return seed, drawn, history
+
+    monkeypatch.setattr(bootstrap, "optimize_seed", search)
+    _, made = run(replace(WANTED, count=3))
+    assert (stages[0].target, stages[1].target) == (0.0, pytest.approx(target))
+    assert (len(made.noise), made.misses) == (3, 1)
+
+
 def test_samplers_whose_noise_depends_on_the_batch_are_refused():
     with pytest.raises(SeedSelectError, match=r"^sampler: 'lcm'"):
         run(sampling=replace(tiny.SAMPLING, sampler_name="lcm"))

@@ -1,4 +1,4 @@
-"""The workflows in a real browser: every node is there, and the pocket one draws its pictures."""
+"""The workflows and new nodes in a real browser."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import host
 from api_workflow import to_api
 from comfy_client import ComfyClient
 from conftest import HOST, REPO
+from gestures import COMPLAINTS, PATIENCE, require_complete
 from host_install import Host
 
 WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
@@ -20,8 +21,6 @@ SWITCHES = [
     *"--disable-background-networking --disable-component-update".split(),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-# Texts of the dialogs with which the page reports nodes that it does not know.
-COMPLAINTS = ("Missing Node", "Some Nodes Are Missing", "Unsupported node")
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +59,12 @@ def page(server, browser, errors):
             errors.append(message.text)
 
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", note)
-    page.goto(server.url, timeout=300_000)
+    page.goto(server.url)
     # The graph that the page opens by itself: what comes later is not overwritten by it.
-    page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0", timeout=300_000)
+    page.wait_for_function("window.app?.canvas?.graph?.nodes.length > 0")
     yield page
     page.close()
 
@@ -75,22 +74,6 @@ def no_errors(errors):
     errors.clear()
     yield
     assert not errors
-
-
-def require_complete(page, graph: dict) -> None:
-    """Every node of `graph` is open in the page, of a type that it knows, without a complaint."""
-    types = sorted(node["type"] for node in graph["nodes"])
-    page.wait_for_function("count => app.graph.nodes.length == count", arg=len(types))
-    assert page.evaluate("app.graph.nodes.map(node => node.type).sort()") == types
-    unknown = page.evaluate(
-        "app.graph.nodes.map(n => n.type).filter(type => !LiteGraph.registered_node_types[type])"
-    )
-    assert not unknown
-    page.wait_for_timeout(1000)  # for a dialog to show
-    shown = page.inner_text("body")
-    assert not [text for text in COMPLAINTS if text.lower() in shown.lower()]
-    links = page.evaluate("Array.from(app.graph.links.keys()).length")
-    assert links == len(graph["links"])
 
 
 def test_template_browser_opens_the_pocket_workflow(page):
@@ -128,6 +111,45 @@ def test_a_new_node_keeps_its_number_from_run_to_run(page, kind):
     assert page.evaluate(after_the_number, "KSampler") == "randomize"  # where one is at all
 
 
+# Inputs that a new node shows, and how tall it is: a KSampler has 10 and 292.
+SIZES = {
+    "SeedSelectLoadReferenceSet": (9, 290),
+    "SeedSelectOptimize": (14, 380),
+    "SeedSelectOptimizeAdvanced": (10, 260),
+    "SeedSelectSampleFromSeed": (6, 170),
+    "SeedSelectDiverseSet": (16, 430),
+    "SeedSelectTradeoffSweep": (15, 400),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_new_node_is_small(page, kind):
+    page.evaluate("app.graph.clear()")
+    page.evaluate("kind => app.graph.add(LiteGraph.createNode(kind))", kind)
+    page.wait_for_timeout(300)  # for the widgets to be laid out
+    inputs, height = page.evaluate(
+        "[app.graph.nodes[0].inputs.filter(i => i.name != 'upload').length,"
+        " app.graph.nodes[0].size[1] + LiteGraph.NODE_TITLE_HEIGHT]"
+    )
+    assert inputs <= SIZES[kind][0] and height <= SIZES[kind][1]
+
+
+def test_custom_shows_its_settings_in_an_artist_s_words_and_extras_their_sockets(page):
+    page.evaluate("app.graph.clear()")
+    labels = page.evaluate(
+        """() => {
+            const node = LiteGraph.createNode("SeedSelectOptimize");
+            app.graph.add(node);
+            for (const [name, value] of [["preset", "custom"], ["extras", "on"]])
+                node.widgets.find(widget => widget.name == name).value = value;
+            return [...node.widgets, ...node.inputs].map(each => each.label || each.name);
+        }"""
+    )
+    words = {"start number", "first_draws", "how_far_degrees", "likeness_what_it_is", "fine_tuning"}
+    assert words | {"start", "contrast", "contrast_prompt", "search_vae"} <= set(labels)
+    assert "learning_rate" not in labels
+
+
 def test_a_graph_with_an_unknown_node_is_noticed(page, errors):
     """The check above must be able to fail."""
     # One without a checkpoint: a missing model would be complained of first.
@@ -141,36 +163,3 @@ def test_a_graph_with_an_unknown_node_is_noticed(page, errors):
         arg=[text.lower() for text in COMPLAINTS],
     )
     errors.clear()
-
-
-def test_pocket_workflow_runs_in_the_page(page):
-    graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
-    page.evaluate("graph => app.loadGraphData(graph)", graph)
-    require_complete(page, graph)
-    page.evaluate(
-        """() => {
-            const set = (type, values) => {
-                const node = app.graph.nodes.find(node => node.type == type);
-                for (const [name, value] of Object.entries(values))
-                    node.widgets.find(widget => widget.name == name).value = value;
-            };
-            set("SeedSelectOptimize", {preset: "custom", iterations: 2, candidates: 1, steps: 4});
-            set("EmptyLatentImage", {batch_size: 2});
-        }"""
-    )
-    page.get_by_test_id("queue-button").click()
-    # Two pictures before, and two after, each loaded by the browser.
-    page.wait_for_function(
-        """() => {
-            const nodes = app.graph.nodes.filter(node => node.type == "SaveImage");
-            const loaded = image => image.complete && image.naturalWidth == 64;
-            const full = node => node.imgs?.length == 2 && node.imgs.every(loaded);
-            return nodes.length == 2 && nodes.every(full);
-        }""",
-        timeout=120_000,
-    )
-    texts = page.evaluate(
-        """() => app.graph.nodes.find(node => node.type == "SeedSelectOptimize")
-            .widgets.map(widget => String(widget.value))"""
-    )
-    assert any("semantic loss" in text for text in texts)

@@ -185,7 +185,7 @@ def save(path, losses: list[float]):
 
 
 def test_a_best_seed_is_lost_where_no_file_has_what_was_told(tmp_path):
-    told = [(10.0, 0.5), (11.0, 0.4), (12.0, 0.3)]
+    told = [(10.0, "50"), (11.0, "60"), (12.0, "70")]
     ended = campaigns_live.Ended("stopped", told=told, ended=13.0)
 
     def lost(losses: list[float] | None, grace: float = 0) -> bool:

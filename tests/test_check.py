@@ -42,13 +42,32 @@ def test_a_name_that_the_host_lacks_is_a_fault_unless_it_is_known_to_be_newer():
         ("'a' expects CLIP_VISION,IMAGE_ENCODER but node 2 output #0 (B) produces VISION", True),
         ("'a' expects MODEL but node 2 output #0 (B) produces CLIP", True),
         ("missing required input 'a' (expects MODEL,CLIP)", True),
+        ("{'__value__': []} is not a valid value for 'a'; allowed: b", False),
+        ("{'__value__': ['c']} is not a valid value for 'a'; allowed: b", True),
     ],
 )
-def test_an_input_may_take_several_types(message, fault):
+def test_an_input_may_take_several_types_or_values(message, fault):
     row = {"class_type": "Node", "field": "a", "message": message}
     report = {"files": [{"path": "x/graph.json", "diagnostics": [row]}], "unreadable": []}
     expected = [f"graph.json, Node.a: {message}"] if fault else []
     assert faults(check.of_lint(report)) == expected
+
+
+def test_an_input_may_be_brought_along_by_a_choice():
+    inner = {"key": "b", "inputs": {"required": {"deep": ["INT", {}]}}}
+    choice = ["COMFY_DYNAMICCOMBO_V3", {"options": [inner]}]
+    outer = {"key": "a", "inputs": {"required": {"size": ["INT", {}], "more": choice}}}
+    inputs = {"required": {"mode": ["COMFY_DYNAMICCOMBO_V3", {"options": [outer]}]}}
+    brought = check.brought_along({"Node": {"input": inputs}})
+    assert brought == {"Node.mode.size", "Node.mode.more", "Node.mode.more.deep"}
+    rows = [
+        {"class_type": "Node", "field": field, "message": f"unknown input '{field}'"}
+        for field in ("mode.size", "mode.more.deep", "mode.gone")
+    ]
+    report = {"files": [{"path": "graph.json", "diagnostics": rows}], "unreadable": []}
+    assert faults(check.of_lint(report, brought)) == [
+        "graph.json, Node.mode.gone: unknown input 'mode.gone'"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +77,8 @@ def test_an_input_may_take_several_types(message, fault):
         ("code_execution: pattern `compile(` matched", "exec(compile(text, 'a', 'exec'))", True),
         ("code_execution: pattern `eval(` matched", "model.eval()", False),
         ("code_execution: pattern `eval(` matched", "eval(text)", True),
+        ("obfuscation_chains: pattern `ord(` matched", "graph.record(hidden, seed)", False),
+        ("obfuscation_chains: pattern `ord(` matched", "chr(ord(a) + 1)", True),
         ("exfiltration: pattern `discord.com/api` matched", "send('discord.com/api')", True),
     ],
 )

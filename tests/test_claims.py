@@ -18,7 +18,8 @@ import quality
 from claims import classification_section, common, diversity_section, frequency, rivals, sets
 from claims.intervals import mean_and_interval
 from claims.readings import read_by_encoder
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.search.presets import PRESETS
+from seedselect_core.search.settings import Settings
 
 
 def test_cost_by_hand():
@@ -26,7 +27,7 @@ def test_cost_by_hand():
     assert common.cost(Settings(iterations=0, candidates=4, neighbors=6)) == 100
     # Every iteration: 10 forwards, 10 again, 10 backwards at two each; and the last noise once.
     assert common.cost(PRESETS["paper"]) == 30 * 40 + 10
-    assert common.cost(PRESETS["default"]) == 8 * 10 + 16 * (10 + 3 * 3) + 10
+    assert common.cost(PRESETS["default"]) == 24 * 3 + 16 * (10 + 3 * 3) + 10
     assert common.within(400, PRESETS["paper"]).iterations == 9
 
 
@@ -48,8 +49,9 @@ def test_cost_is_what_is_really_spent(changes):
     steps = tiny.SAMPLING.steps
     _, _, history = run(settings=settings)
     backward = 2 * settings.iterations * (settings.gradient_steps or steps)
-    last_sampling = steps
-    assert history.evaluations + backward - last_sampling == common.cost(settings, steps)
+    drafted = settings.candidates > 1 and settings.draft_steps > 0
+    free = steps + drafted * steps  # the last sampling, and the picture before
+    assert history.evaluations + backward - free == common.cost(settings, steps)
 
 
 def test_mean_and_interval():
@@ -185,6 +187,54 @@ def test_what_is_missed_is_told_with_what_the_encoder_reads():
             "others read by the encoder": 1,
         }
     }
+
+
+def test_of_the_pictures_that_the_encoders_like_it_is_told_how_many_are_right():
+    group = {"letter": "B", "right": [1.0, 0.5, 0.0, 1.0], "liked": [True, True, False, False]}
+    of_another = group | {"letter": "C", "liked": [False] * 4}
+    found = frequency._liked([group, of_another], "liked")
+    assert (found["mean"], found["count"]) == (0.75, 2)
+    assert frequency._liked([of_another], "liked") is None
+    group["agreed"] = [True, False, True, True]
+    assert frequency._liked([group], "liked", "agreed")["mean"] == 1.0
+
+
+def test_evaluations_until_nine_in_ten_are_right():
+    def entry(method: str, cost: int, right: float) -> dict:
+        return {"method": method, "cost": cost, "right": {"mean": right}}
+
+    found = [entry("ours", 100, 0.95), entry("random", 10, 0.2), entry("random", 100, 0.2)]
+    found += [entry("best of N", 1600, 1.0), entry("best of N", 400, 0.8)]
+    needed = rivals._needed(found)
+    # Halfway between the logarithms of 400 and 1,600.
+    assert needed["best of N"] == 800
+    assert needed["ours"] == 100 and needed["random"] is None
+
+
+def test_the_share_that_is_gained_lies_between_the_rival_and_the_seen_fonts():
+    def rows(**means: float) -> dict:
+        return {arm.replace("_", " "): {"rare": {"mean": mean}} for arm, mean in means.items()}
+
+    gained = classification_section._gained
+    assert gained(rows(plain=0.5, seedselect=0.7, seen_fonts=0.75), "plain") == 0.8
+    assert gained(rows(plain=0.8, seedselect=0.7, seen_fonts=0.75), "plain") is None
+    assert gained(rows(plain=0.5, seedselect=0.7), "plain") is None
+
+
+def test_other_code_is_whatever_a_section_imports_however_late(tmp_path, monkeypatch):
+    files = {
+        "section.py": "from core.a import x\n",
+        "core/a.py": "def later():\n    from .b import y\n",
+        "core/b.py": "import json, core.c\n",
+        "core/c.py": "",
+        "core/other.py": "",
+    }
+    (tmp_path / "core").mkdir()
+    for name, source in files.items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.setattr(quality, "ROOTS", (tmp_path,))
+    found = quality._imported_by.__wrapped__("section")
+    assert {x.name for x in found} == {"section.py", "a.py", "b.py", "c.py"}
 
 
 def test_ours_is_compared_with_the_best_rival_picture_by_picture():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 
 TESTS = Path(__file__).resolve().parent
 # A sampler that takes one path, and two that draw noise on the way, by both kinds of generators.
@@ -72,6 +72,7 @@ def test_two_runs_in_one_process_are_the_same_bytes(sampler, scratch):
     assert len(set(first)) == 3
 
 
+@pytest.mark.doubts  # as in a process of its own: what the check asks for stays known
 def test_two_processes_give_the_same_bytes(scratch):
     first = in_a_fresh_process(1)
     assert set(first) == set(SAMPLERS)

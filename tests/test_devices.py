@@ -16,7 +16,7 @@ from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.host import devices
 from seedselect_core.memory.levels import LEVELS, NONE
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 from seedselect_core.seeds.geometry import shell_centroid, shell_path, spherical_path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "devices.md"
@@ -213,7 +213,7 @@ def test_the_words_of_an_error_are_short_and_printable():
     assert told.isprintable() and len(told) < 300 and told.endswith("xxx.")
 
 
-@pytest.mark.parametrize("part", ["encode_references", "VaeCodec.encode"])
+@pytest.mark.parametrize("part", ["comparison.encode_references", "targets.VaeCodec.encode"])
 def test_a_build_that_cannot_encode_the_references_says_so(part, monkeypatch):
     """Before the search, which could go on without a gradient."""
     lacking = NotImplementedError("Could not run 'aten::x' with arguments from the 'DML' backend.")
@@ -221,7 +221,7 @@ def test_a_build_that_cannot_encode_the_references_says_so(part, monkeypatch):
     def fails(*_):
         raise lacking
 
-    monkeypatch.setattr(f"seedselect_core.likeness.targets.{part}", fails)
+    monkeypatch.setattr(f"seedselect_core.likeness.{part}", fails)
     told = rf"encoding the references failed {re.escape(BUILD)}: Could not run .*\. Start ComfyUI"
     with pytest.raises(SeedSelectError, match=told):
         tiny.optimize(tiny.Graph())

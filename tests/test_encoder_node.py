@@ -40,7 +40,7 @@ def weights(tmp_path, monkeypatch):
 
 def test_every_input_and_output_is_explained(module):
     schema = module.LoadOpenClip.GET_SCHEMA()
-    assert schema.category == "SeedSelect" and schema.description
+    assert schema.category == "SeedSelect/loaders" and schema.description
     assert all(i.tooltip for i in [*schema.inputs, *schema.outputs])
     page = Path(__file__).parents[1] / "web" / "docs" / f"{schema.node_id}.md"
     text = page.read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_its_encoder_and_clip_vision_fit_the_same_input(module, weights):
     assert encoder(images).shape == (2, 16)
     clip_vision = tiny.clip_vision()
     assert module.image_encoder(clip_vision).clip_vision is clip_vision
-    entered = module.encoder_input("judges").get_io_type().split(",")
+    entered = module.encoder_input("clip_vision", "judges").get_io_type().split(",")
     assert entered == ["CLIP_VISION", schema.outputs[0].get_io_type()]
 
 
@@ -104,3 +104,78 @@ def test_its_encoder_judges_a_whole_optimization(module, weights):
     ).args
     _, _, history = run(tiny.Graph(encoder=encoder))
     assert len({tuple(row) for row in history.semantic}) == 3
+
+
+# --- where nothing is connected -------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The host's folder of CLIP Vision models, empty."""
+    kinds = folder_paths.folder_names_and_paths["clip_vision"][1]
+    paths = ([str(tmp_path)], kinds)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", paths)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Files that the host was told to load as image encoders."""
+    paths = []
+
+    def load(path):
+        paths.append(Path(path).name)
+        return tiny.clip_vision()
+
+    monkeypatch.setattr("comfy.clip_vision.load", load)
+    return paths
+
+
+def put(folder: Path, name: str, *weights: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    save_file({weight: torch.zeros(1) for weight in weights}, folder / name)
+
+
+def test_the_first_known_file_is_taken_and_told_of(module, folder, loaded):
+    told = []
+    put(folder, "another.safetensors", "visual_projection.weight")
+    put(folder, "clip_vision_g.safetensors", "visual_projection.weight")
+    put(folder, "below/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors", "visual.proj")
+    encoder = module.image_encoder(None, tiny.model(), told.append)
+    assert loaded == ["CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"]
+    (sentence,) = told
+    assert sentence.startswith("Image encoder: ") and sentence.endswith(loaded[0])
+    assert encoder(torch.rand(1, 16, 16, 3)).shape == (1, 16)
+    put(folder, "sigclip_vision_patch14_384.safetensors", "vision_model.head.probe")
+    folder_paths.filename_list_cache.clear()
+    module.image_encoder(None, tiny.model(), told.append)
+    assert loaded[-1] == "sigclip_vision_patch14_384.safetensors"
+
+
+def test_a_file_whose_embedding_would_be_made_up_is_passed_over(module, folder, loaded):
+    put(folder, "clip_vision_h.safetensors", "vision_model.post_layernorm.weight")
+    (folder / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors").write_bytes(b"cut short")
+    put(folder, "clip_vision_g.safetensors", "visual_projection.weight")
+    module.image_encoder(None, tiny.model())
+    assert loaded == ["clip_vision_g.safetensors"]
+
+
+def test_without_any_the_file_its_source_and_its_folder_are_named(module, folder):
+    put(folder, "another.safetensors", "visual_projection.weight")
+    with pytest.raises(ValueError, match=r"^clip_vision: nothing is connected") as told:
+        module.image_encoder(None, tiny.model())
+    for part in (module.KNOWN[0], "https://huggingface.co/Comfy-Org/", "models/clip_vision"):
+        assert part in str(told.value)
+
+
+def test_the_toy_model_is_judged_by_its_own(module, folder, nodes):
+    told = []
+    model, _, _, vision, _ = tiny.run_node(nodes("pocket").LoadPocketModel).args
+    encoder = module.image_encoder(None, model.clone(), told.append)
+    images = torch.rand(1, 64, 64, 3)
+    assert encoder.clip_vision is not vision
+    own = module.image_encoder(vision)
+    with torch.inference_mode():
+        assert torch.equal(encoder(images), own(images))
+    assert told == ["Image encoder: that of the toy model"]

@@ -36,7 +36,7 @@ def seed(explore):
 def test_every_input_and_output_is_explained(explore):
     for node in (explore.InvertImage, explore.SeedCentroid, explore.InterpolateSeeds):
         schema = node.GET_SCHEMA()
-        assert schema.category == "SeedSelect" and schema.description
+        assert schema.category == "SeedSelect/seeds" and schema.description
         assert all(i.tooltip for i in [*schema.inputs, *schema.outputs])
         page = Path(__file__).parents[1] / "web" / "docs" / f"{schema.node_id}.md"
         text = page.read_text(encoding="utf-8")

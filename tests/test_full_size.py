@@ -96,11 +96,9 @@ def test_file_of_random_weights_is_read_back_as_its_layout(tmp_path):
     assert not torch.equal(load_file(path)["conv.weight"], found["conv.weight"])
 
 
-def test_history_is_read_from_what_the_workflow_shows():
-    shown = "SeedHistory(total=[[1.5, 2.0], [1.0, 2.5]], semantic=[[0.5]], appearance=[], norm=[])"
-    result = Result("id", outputs={"history": {"text": (shown,)}})
-    losses = full_size.losses_of(result)
-    assert losses == {"total": [[1.5, 2.0], [1.0, 2.5]], "semantic": [[0.5]], "appearance": []}
+def test_losses_are_read_from_what_the_workflow_shows():
+    result = Result("id", outputs={"loss": {"text": ('{"loss": [1.5, 1.25]}',)}})
+    assert full_size.losses_of(result) == [1.5, 1.25]
 
 
 def test_peak_is_the_process_s_own_and_told_apart_from_that_before_the_first_gradient():
@@ -111,14 +109,14 @@ def test_peak_is_the_process_s_own_and_told_apart_from_that_before_the_first_gra
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
         watch = full_size.Watch(psutil.Process(child.pid), prompt)
-        for value in (59, 60):  # the last step of the third draw
+        for value in (29, 30):  # the last step of the tenth draft, of three steps
             watch(Event("progress", "10", value, 200))
         before = watch.peak
         assert 0 < watch.before == before < size
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.readline()
-        watch(Event("progress", "10", 61, 200))
+        watch(Event("progress", "10", 31, 200))
         assert watch.before == before
         assert before + 0.9 * size < watch.peak < before + 1.5 * size
         child.stdin.close()

@@ -18,6 +18,7 @@ from seedselect_core.seeds.geometry import (
     optimized_centroid,
     optimized_path,
     path_objective,
+    resized,
     rotate_towards,
     shell_centroid,
     shell_path,
@@ -25,6 +26,7 @@ from seedselect_core.seeds.geometry import (
     spherical_path,
     standardize_channels,
     to_shell,
+    white,
 )
 
 D = 256
@@ -71,6 +73,49 @@ def test_channels_are_standardized_each():
     assert abs(norms(moved)[0] - SHELL) < 0.04
 
 
+def spectrum(given):
+    """Complex values [B, d / 2] of mean square 1 where ``given`` is Gaussian noise of d values."""
+    found = torch.fft.rfft(given.flatten(1).double(), norm="ortho")
+    ends = torch.complex(found[:, 0].real, found[:, -1].real) / math.sqrt(2)
+    return torch.cat([ends[:, None], found[:, 1:-1]], 1)
+
+
+def test_what_is_white_has_the_moduli_of_noise_in_every_block():
+    ramp = torch.linspace(-1, 1, 256).view(1, 4, 8, 8).repeat(2, 1, 1, 1)
+    given = ramp + 0.01 * noise(2)
+    moduli = spectrum(white(given)).abs().view(2, -1, 16)
+    torch.testing.assert_close(moduli.square().mean(2), torch.ones(2, 8, dtype=torch.float64))
+    mean = torch.full((2, 8), math.sqrt(math.pi) / 2, dtype=torch.float64)
+    torch.testing.assert_close(moduli.mean(2), mean, rtol=1e-5, atol=1e-5)
+    assert spectrum(given).abs().view(2, -1, 16).mean(2).std() > 0.05
+
+
+def test_what_is_white_keeps_phases_and_the_order_of_the_moduli_in_a_block():
+    given = noise(1) * torch.linspace(0.1, 3, 8)
+    before = spectrum(given)[0]
+    after = spectrum(white(given))[0]
+    kept = after.abs() > 1e-3
+    torch.testing.assert_close(after[kept].angle(), before[kept].angle(), atol=1e-4, rtol=0)
+    for old, new in zip(before.abs().view(-1, 16), after.abs().view(-1, 16), strict=True):
+        assert (new[old.argsort()].diff() > -1e-5).all()
+
+
+def test_white_noise_stays_as_it_is():
+    given = white(noise(2))
+    torch.testing.assert_close(white(given), given, atol=1e-4, rtol=0)
+    torch.testing.assert_close(white(7 * given), given, atol=1e-4, rtol=0)
+    assert not white(torch.zeros(1, 4, 8, 8)).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 16, 2, 6, 6), (1, 3, 5, 5), (1, 1, 1, 2)])
+def test_white_takes_any_shape(shape):
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    found = white(given)
+    assert found.shape == given.shape and torch.isfinite(found).all()
+    if given.numel() > 64:
+        assert found.square().mean().item() == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2, 2.5])
 def test_rotation_turns_by_the_angle_and_keeps_the_norm(angle):
     given = noise(3) * torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1)
@@ -80,6 +125,46 @@ def test_rotation_turns_by_the_angle_and_keeps_the_norm(angle):
         assert angle_between(before, after) == pytest.approx(angle, abs=1e-5)
     if angle:
         assert angle_between(turned[0] - given[0], turned[1] - given[1]) > 0.5  # each its own way
+
+
+SIZES = [(32, 32), (24, 20), (17, 9), (8, 23), (15, 17)]  # of 16 x 16: larger, smaller, coprime
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_white_noise_at_another_size_is_white(size):
+    given = torch.randn(500, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = resized(given, *size, torch.Generator().manual_seed(1))
+    assert made.shape == (500, 4, *size) and made.dtype == given.dtype
+    error = 4 / math.sqrt(made.numel())  # four standard deviations of each mean below
+    assert abs(made.mean()) < error
+    assert abs(made.var() - 1) < math.sqrt(2) * error
+    assert abs((made**4).mean() - 3) < math.sqrt(96) * error
+    for first, second in (
+        (made[..., 1:], made[..., :-1]),
+        (made[..., 1:, :], made[..., :-1, :]),
+        (made[..., 1:, 1:], made[..., :-1, :-1]),
+        (made[..., 2:], made[..., :-2]),
+    ):
+        assert abs((first * second).mean()) < 1.1 * error
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_larger_noise_has_the_integrals_of_the_smaller(factor):
+    given = noise(2)
+    made = resized(given, 8 * factor, 8 * factor, torch.Generator().manual_seed(1))
+    sums = made.view(2, 4, 8, factor, 8, factor).sum((3, 5)) / factor
+    torch.testing.assert_close(sums, given, atol=1e-5, rtol=0)
+    back = resized(made, 8, 8, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(back, given, atol=1e-5, rtol=0)
+
+
+def test_noise_at_its_own_size_and_that_of_videos():
+    given = noise(2)
+    assert torch.equal(resized(given, 8, 8, torch.Generator()), given)
+    video = given.unsqueeze(2).repeat(1, 1, 3, 1, 1)
+    made = resized(video, 12, 10, torch.Generator().manual_seed(1))
+    assert made.shape == (2, 4, 3, 12, 10) and made.is_contiguous()
+    assert not torch.equal(made[:, :, 0], made[:, :, 1])  # the detail of each frame is its own
 
 
 @pytest.mark.parametrize("d", [4, 256, 16384])

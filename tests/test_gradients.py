@@ -19,6 +19,7 @@ from gradients.samplers import PREDICTIONS, STEPS, graph
 from seedselect_core.chain.unroll import Denoising, unrolled_sampling
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.host.samplers import REFUSED, sampler_name
+from seedselect_core.likeness.comparison import compare_with
 from seedselect_core.likeness.objective import Objective
 from seedselect_core.likeness.targets import build_targets
 from seedselect_core.likeness.vae import VaeCodec
@@ -100,26 +101,37 @@ def test_gradient_of_inpainting(models, sampler):
     assert max(found) < TOLERANCE
 
 
+def objective_in_double(graph, monkeypatch, weights, encoders, *how, **more) -> Objective:
+    """That of a graph, its VAE and ``encoders`` made to reckon in float64.
+
+    Args:
+        how: views, contrast and what pictures are pulled towards, as `compare_with` takes them.
+        more: as `Objective` takes it.
+    """
+    codec = VaeCodec(graph.vae)
+    with torch.inference_mode():
+        base = graph.model.model
+        size = (16, 16)
+        comparisons = [compare_with(graph.references, one, size, *how) for one in encoders]
+        targets = build_targets(graph.references, comparisons, codec, base.process_latent_in, size)
+        # Less contrast: clipping would make the gradient one-sided, which it is meant to be.
+        graph.vae.first_stage_model.decoder.conv_out.weight.mul_(0.3)
+    graph.vae.first_stage_model.double()
+    graph.vae.vae_dtype = torch.float64
+    for encoder in encoders:
+        encoder.clip_vision.model.double()
+    # The host rounds pictures to 8 bits before CLIP, so that its values are steps. The gradient
+    # passes straight through them; here the host is made not to round.
+    monkeypatch.setattr(torch.Tensor, "round", lambda self: self)
+    return Objective(codec, targets, weights, base.process_latent_out, **more)
+
+
 @pytest.mark.parametrize("views", [1, 3])
 def test_gradient_of_the_whole_objective(models, monkeypatch, views):
     """Through VAE, CLIP vision, appearance and norm prior, on three weighted denoising steps."""
     graph = tiny.Graph(model=models["EPS"], latent=tiny.latent(2))
     weights = LossWeights(semantic=10.0, appearance=1.0, norm=0.5, steps=(0.05, 0.25, 0.7))
-    codec = VaeCodec(graph.vae)
-    with torch.inference_mode():
-        base = graph.model.model
-        targets = build_targets(
-            graph.references, graph.encoder, codec, base.process_latent_in, (16, 16), views
-        )
-        # Less contrast: clipping would make the gradient one-sided, which it is meant to be.
-        graph.vae.first_stage_model.decoder.conv_out.weight.mul_(0.3)
-    graph.vae.first_stage_model.double()
-    graph.vae.vae_dtype = torch.float64
-    graph.encoder.clip_vision.model.double()
-    objective = Objective(graph.encoder, codec, targets, weights, base.process_latent_out)
-    # The host rounds pictures to 8 bits before CLIP, so that its values are steps. The gradient
-    # passes straight through them; here the host is made not to round.
-    monkeypatch.setattr(torch.Tensor, "round", lambda self: self)
+    objective = objective_in_double(graph, monkeypatch, weights, [graph.encoder], views)
 
     def search(chain, noise):
         def value(z):
@@ -162,7 +174,7 @@ def sample_globally(model, x, sigmas, extra_args=None, callback=None, disable=No
 @pytest.mark.parametrize(
     "sampler",
     ["euler_ancestral", "dpmpp_2m_sde", "lcm", comfy.samplers.KSAMPLER(sample_globally)],
-    ids=str,
+    ids=lambda sampler: sampler if isinstance(sampler, str) else "global noise",
 )
 def test_noise_of_stochastic_samplers_is_the_same_in_every_run(models, sampler):
     first, second, recorded = within(models["EPS"], runs, sampler)

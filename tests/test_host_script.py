@@ -295,7 +295,7 @@ def test_second_installation_waits_for_the_first(tmp_path):
         thread.start()
         time.sleep(1)
         order.append("first")
-    thread.join(timeout=30)
+    thread.join(timeout=600)
     assert order == ["first", "second"]
 
 

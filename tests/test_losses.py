@@ -8,6 +8,7 @@ import torch
 from seedselect_core.likeness.losses import (
     appearance_loss,
     centroid,
+    nearest_loss,
     norm_log_density,
     norm_prior,
     semantic_loss,
@@ -26,6 +27,16 @@ def test_semantic_loss_is_one_minus_cosine_per_sample():
     torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 2.0, 0.4]))
 
 
+def test_the_two_nearest_references_count_and_the_same_ones_under_all_views():
+    targets = torch.eye(3)
+    views = torch.tensor([[0.6, 0.8, 0.0], [0.8, 0.0, 0.6]])
+    # Losses of the three: (0.4, 0.2, 1.0) and (0.2, 1.0, 0.4), means 0.3, 0.6 and 0.7.
+    assert nearest_loss(views, targets).item() == pytest.approx((0.3 + 0.6) / 2)
+    assert nearest_loss(views, targets[:2]).item() == pytest.approx((0.3 + 0.6) / 2)
+    alone = nearest_loss(views, targets[2:])
+    assert alone == semantic_loss(views, targets[2]).mean()
+
+
 def test_appearance_loss_is_a_mean_square_per_sample():
     latents = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
     target = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
@@ -42,7 +53,7 @@ def test_norm_prior_is_zero_at_the_likeliest_norm_and_positive_elsewhere():
     assert abs(loss[0]) < 1e-9
     # 0.5 r^2 - 255 ln r: at 18, 162 - 255 ln 18; at sqrt(255), 127.5 - 127.5 ln 255.
     by_hand = (162 - 255 * math.log(18)) - (127.5 - 127.5 * math.log(255))
-    assert loss[2].item() == pytest.approx(by_hand, rel=1e-9)
+    assert loss[2].item() == pytest.approx(by_hand / math.sqrt(255), rel=1e-9)
     assert loss[1] > 0
 
 
@@ -52,8 +63,9 @@ def test_norm_prior_pulls_towards_the_shell():
     noise.requires_grad_()
     norm_prior(noise).sum().backward()
     # d/dz of 0.5 ||z||^2 - (d - 1) ln ||z|| is z (1 - (d - 1) / ||z||^2); ||z||^2 is 16 and 4.
-    assert noise.grad[0, 0, 0, 0].item() == pytest.approx(1.0 * (1 - 15 / 16))
-    assert noise.grad[1, 0, 0, 0].item() == pytest.approx(0.5 * (1 - 15 / 4))
+    gradient = noise.grad * math.sqrt(15)
+    assert gradient[0, 0, 0, 0].item() == pytest.approx(1.0 * (1 - 15 / 16))
+    assert gradient[1, 0, 0, 0].item() == pytest.approx(0.5 * (1 - 15 / 4))
 
 
 def test_norm_log_density_is_the_chi_density():
@@ -69,5 +81,5 @@ def test_norm_log_density_is_the_chi_density():
 
 def test_norm_prior_and_log_density_differ_by_a_constant_only():
     noise = torch.randn(3, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    total = norm_prior(noise) + norm_log_density(noise.norm(dim=1), 16)
+    total = norm_prior(noise) * math.sqrt(15) + norm_log_density(noise.norm(dim=1), 16)
     torch.testing.assert_close(total, total[:1].expand(3))

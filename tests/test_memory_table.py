@@ -1,8 +1,10 @@
 """Which card holds which model: the table is complete, still true of this code, and well read."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import comfy.model_detection
 import pytest
@@ -17,6 +19,20 @@ import memory_page
 
 TABLE = json.loads((REPO / "benchmarks/results/memory.json").read_text(encoding="utf-8"))
 GIB = 2**30
+WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
+# The row of the table that a template's note speaks of.
+NOTES = {
+    "hand_palms_z_image_turbo": "Z-Image-Turbo",
+    "joint_redux_flux_dev": "Flux-dev, fp8",
+    "seedselect_flux2_klein": "Flux.2-klein-4B",
+    "seedselect_flux_dev": "Flux-dev, fp8",
+    "seedselect_qwen_image": "Qwen-Image, fp8",
+    "seedselect_sd35_medium": "SD 3.5 medium",
+}
+LEVELS = {
+    "block by block": "by blocks",
+    "block by block, the rest in main memory": "by blocks, in main memory",
+}
 
 
 # ---------------------------------------------------------------- the table
@@ -28,6 +44,40 @@ def test_the_page_is_made_of_the_table():
 
 def test_the_goals_are_judged_by_the_figures():
     assert TABLE["goals"] == memory_page.goals(TABLE)
+
+
+def note_on_cards(workflow: Path) -> str:
+    """The line of its notes that names cards, "" if there is none."""
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    notes = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    return "".join(re.findall(r"^\d+ GB .*$", "\n".join(notes), re.M))
+
+
+def told_of(name: str) -> dict[int, str]:
+    """How each card holds a model, in the words of the table."""
+    verdicts = {card: memory_page.verdict(TABLE, name, card) for card in memory_page.CARDS}
+    return {card: memory_page._said(verdict) for card, verdict in verdicts.items()}
+
+
+def first(told: dict[int, str], wanted: str) -> int:
+    return next(card for card, words in told.items() if re.search(wanted, words))
+
+
+def test_every_note_on_cards_is_compared_with_the_table():
+    assert {path.stem for path in WORKFLOWS if note_on_cards(path)} == set(NOTES)
+
+
+@pytest.mark.parametrize("stem", NOTES)
+def test_a_template_names_the_cards_of_the_table(stem):
+    note = note_on_cards(REPO / f"workflows/{stem}.json")
+    told = told_of(NOTES[stem])
+    card, level = re.match(r"(\d+) GB \((.*?)\)", note).groups()
+    assert int(card) == first(told, "^(?!no|.*streamed)") and told[int(card)] == LEVELS[level]
+    for card in re.findall(r"(\d+) GB for whole calls", note):
+        assert int(card) == first(told, "^whole calls$")
+    streamed = re.search(r"On ([\d and]+) GB a part of the weights is sent", note)
+    for card in re.findall(r"\d+", streamed[1]) if streamed else ():
+        assert "streamed" in told[int(card)]
 
 
 def test_every_case_has_a_row():

@@ -18,9 +18,9 @@ from seedselect_core.seeds.seed import Seed
 from seedselect_core.sets.bootstrap import SetSettings
 
 NAN = math.nan
-NUMBERS = ("learning_rate", "clip_norm", "neighbor_angle", "target")
+NUMBERS = ("learning_rate", "clip_norm", "neighbor_angle", "target", "weight_decay")
 WHOLE = ("iterations", "views", "candidates", "draft_steps", "neighbors", "gradient_steps")
-WHOLE += ("patience",)
+WHOLE += ("patience", "rollback")
 WEIGHTS = ("semantic", "appearance", "norm", "contrast")
 
 
@@ -218,7 +218,7 @@ def test_a_learning_rate_that_takes_the_noise_away_is_named():
 
 def test_weights_beyond_all_numbers_are_named():
     settings = tiny.settings(semantic_weight=1e39)
-    with pytest.raises(SeedSelectError, match=r"^semantic_weight, .*beyond all numbers"):
+    with pytest.raises(SeedSelectError, match=r"^likeness_what_it_is, .*beyond all numbers"):
         tiny.optimize(tiny.Graph(), settings=settings)
 
 

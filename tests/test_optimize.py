@@ -14,7 +14,7 @@ from seedselect_core.likeness.weights import LossWeights
 from seedselect_core.memory.levels import LEVELS, WHOLE
 from seedselect_core.memory.plan import Plan
 from seedselect_core.search.loop import Search
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 from seedselect_core.seeds.seed import SamplingSettings
 
 
@@ -40,10 +40,11 @@ class Hills:
         self.loss = loss or (lambda noise: (noise - 1).square().flatten(1).mean(1))
         self.targets = self
         self.spread = 1.0
+        self.opinion = None
 
-    def chain(self, noise, keep=1, on_step=None, steps=0, gradient_steps=0):
+    def chain(self, noise, keep=1, on_step=None, steps=0, first=0, gradient_steps=0):
         self.counts.append(len(noise))
-        self.drawn.append(steps or self.steps)
+        self.drawn.append(steps or first or self.steps)
         for step in range(self.drawn[-1]):
             self.evaluations += len(noise)
             on_step(step, noise.detach())
@@ -80,6 +81,23 @@ def far(*distances: float) -> torch.Tensor:
     return torch.stack([torch.full((1, 2, 2), 1.0 + d) for d in distances])
 
 
+def test_a_step_is_not_taken_twice_where_memory_runs_out_beside_it(monkeypatch):
+    settings = tiny.settings(iterations=3)
+    expected, *_ = climb(settings, far(1.0))
+    real = torch.tensor
+    refusals = [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def scarce(values, *arguments, **how):
+        if refusals and values == expected.history.total[1]:
+            raise refusals.pop()
+        return real(values, *arguments, **how)
+
+    monkeypatch.setattr(torch, "tensor", scarce)
+    found, *_ = climb(settings, far(1.0))
+    assert not refusals
+    assert torch.equal(found.best.noise, expected.best.noise)
+
+
 def test_rates():
     published = PRESETS["paper"]
     assert [published.rate(i) for i in range(5)] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
@@ -90,17 +108,18 @@ def test_rates():
 
 
 def test_the_rate_is_the_one_used():
-    """With SGD from rest the first step is rate * (1 + momentum) * gradient."""
+    """With SGD from rest the first step is rate * sqrt(d) * (1 + momentum) * gradient."""
     settings = tiny.settings(iterations=1, learning_rate=0.1, optimizer="sgd", norm_weight=0.0)
     search, final, _ = climb(settings, far(2.0))
     gradient = 2 * 2.0 / 4
-    assert final.flatten()[0].item() == pytest.approx(3.0 - 0.1 * 1.9 * gradient)
+    assert final.flatten()[0].item() == pytest.approx(3.0 - 0.1 * 2 * 1.9 * gradient)
     assert search.best.total.item() == pytest.approx((final.flatten()[0].item() - 1) ** 2)
 
 
 def test_published_settings():
     paper = PRESETS["paper"]
     assert (paper.iterations, paper.learning_rate, paper.optimizer) == (30, 0.1, "adamw")
+    assert paper.weight_decay == 0.01  # PyTorch's default, which they left as it is
     assert paper.weights == LossWeights(10.0, 1.0, norm=0.0, steps=(0.05, 0.25, 0.7))
     assert (paper.clip_norm, paper.views, paper.candidates) == (0.0, 1, 1)
     assert (paper.schedule, paper.target, paper.patience) == ("published", 0.0, 0)
@@ -206,7 +225,7 @@ def test_gradients_are_clipped_seed_by_seed():
     search, _, _ = climb(settings, far(0.1, 2.0))
     moved = (search.best.noise - far(0.1, 2.0)).flatten(1).norm(dim=1)
     # Four values whose gradient is half their distance: norms 0.1 and 2, the second is cut.
-    assert moved.tolist() == pytest.approx([1.9 * 0.1, 1.9 * 0.5], rel=1e-5)
+    assert moved.tolist() == pytest.approx([2 * 1.9 * 0.1, 2 * 1.9 * 0.5], rel=1e-5)
 
 
 @pytest.mark.parametrize(

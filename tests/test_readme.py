@@ -1,8 +1,10 @@
 """What the README shows runs as it stands there."""
 
+import json
 import re
 
 import torch
+from PIL import Image
 from torchvision.utils import save_image
 
 import tiny
@@ -26,3 +28,12 @@ def test_the_library_example(tmp_path):
     assert torch.equal(given["same"]["samples"], given["drawn"]["samples"])
     assert min(given["seed"].semantic) < given["history"].semantic[0][0]
     assert given["warnings"] == []
+
+
+def test_the_first_picture_holds_a_shipped_workflow():
+    (first, *_) = re.findall(r"!\[.*\]\((.*)\)", (REPO / "README.md").read_text("utf-8"))
+    path = REPO / first
+    with Image.open(path) as picture:
+        graph = json.loads(picture.text["workflow"])
+    assert graph == json.loads((REPO / "workflows/pocket_demo.json").read_text("utf-8"))
+    assert path.stat().st_size <= 400_000

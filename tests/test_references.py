@@ -19,6 +19,7 @@ from seedselect_core.references import (
     Picture,
     ReferenceSet,
     combine,
+    load_reference_files,
     load_reference_folder,
     parse_color,
     reference_set_from_batch,
@@ -244,6 +245,18 @@ def test_limit_and_order(tmp_path):
         names(limit=0)
 
 
+def test_chosen_files_keep_their_order_and_all_are_taken(tmp_path):
+    paths = [save(tmp_path / f"{name}.png") for name in "dbacfe"]
+    (tmp_path / "f.png").write_bytes(b"broken")
+    references, warnings = load_reference_files(paths, allowed_roots=[tmp_path], crop="pad")
+    assert references.names == ("d.png", "b.png", "a.png", "c.png", "e.png")
+    assert references.crop == "pad"
+    assert len(warnings) == 1 and warnings[0].startswith("f.png was left out: ")
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(SeedSelectError, match=r"^pictures: none of them can be read\. .*left out"):
+        load_reference_files(paths, allowed_roots=[tmp_path / "inner"])
+
+
 def test_only_what_lies_in_the_allowed_folder_is_read(tmp_path):
     root = tmp_path / "input"
     outside = tmp_path / "input_secret"
@@ -287,7 +300,23 @@ def test_crop_modes():
     assert_pixels(padded, ground + [row] * 4 + ground)
     squashed = stripes("stretch", (64, 4)).resized(4, 4)[0]
     assert_pixels(squashed, [[RED, GREEN, GREEN, BLUE]] * 4, tolerance=30)
+    for crop, row in (
+        ("left", [RED, GREEN]),
+        ("right", [GREEN, BLUE]),
+        ("top", [GREEN, GREEN]),
+        ("bottom", [GREEN, GREEN]),
+    ):
+        assert_pixels(stripes(crop).resized(2, 2)[0], [row] * 2, tolerance=30)
     tall = set_of(stripes("center")[0].transpose(0, 1))
+    for crop, column in (
+        ("top", [RED, GREEN]),
+        ("bottom", [GREEN, BLUE]),
+        ("left", [GREEN, GREEN]),
+        ("right", [GREEN, GREEN]),
+    ):
+        upright = ReferenceSet(tall.pictures, crop)
+        rows = [[color] * 2 for color in column]
+        assert_pixels(upright.resized(2, 2)[0], rows, tolerance=30)
     assert_pixels(tall.resized(4, 4)[0], [[GREEN] * 4] * 4)
     with pytest.raises(SeedSelectError, match="crop"):
         stripes("middle")

@@ -8,6 +8,7 @@ from PIL import Image
 import tiny
 from live import Live
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.likeness.comparison import compare_with
 from seedselect_core.likeness.targets import build_targets
 from seedselect_core.likeness.vae import VaeCodec
 from seedselect_core.references import (
@@ -98,15 +99,15 @@ def test_targets_are_made_one_picture_at_a_time(monkeypatch):
 
     def targets(references):
         with torch.inference_mode():
-            return build_targets(
-                references, graph.encoder, VaeCodec(graph.vae), lambda z: z, (16, 16), views=2
-            )
+            size = (16, 16)
+            comparison = compare_with(references, graph.encoder, size, views=2)
+            return build_targets(references, [comparison], VaeCodec(graph.vae), torch.clone, size)
 
     wanted = targets(reference_set_from_batch(images))
     monkeypatch.setattr(ReferenceSet, "resized", None)  # all at once
     monkeypatch.setattr("seedselect_core.references.KEPT", 0)
     found = targets(reference_set_from_batch(images))
-    assert torch.equal(found.embeddings, wanted.embeddings)
+    assert torch.equal(found.comparisons[0].embeddings, wanted.comparisons[0].embeddings)
     assert torch.equal(found.latents, wanted.latents)
 
 

@@ -36,7 +36,8 @@ def load_node(nodes, tmp_path, monkeypatch):
 
 def run_node(node, folder: str, **inputs):
     """One run, with defaults for whatever is not given."""
-    defaults = {"crop": "center", "background": "#FFFFFF", "limit": 5, "order": "name", "seed": 0}
+    defaults = {"pictures": "", "crop": "center", "background": "#FFFFFF", "limit": 5}
+    defaults |= {"order": {"order": "name"}}
     return tiny.run_node(node, folder=folder, **(defaults | inputs))
 
 
@@ -44,7 +45,7 @@ def test_node_lists_folders_and_explains_every_input(load_node):
     node = load_node[0]
     schema = node.GET_SCHEMA()
     options = {i.id: i for i in schema.inputs}
-    assert options["folder"].options == ["(none)", "letters", "letters/rare"]
+    assert options["folder"].options == ["(none)", "(input)", "letters", "letters/rare"]
     assert all(i.tooltip for i in [*schema.inputs, *schema.outputs])
 
 
@@ -124,7 +125,8 @@ def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
     schema = node.define_schema()
     monkeypatch.setattr(node, "define_schema", classmethod(lambda _: schema))  # the list as it was
     (root / "made later").mkdir()
-    inputs = {"crop": "center", "background": "#FFFFFF", "limit": 5, "order": "name", "seed": 0}
+    inputs = {"pictures": "", "crop": "center", "background": "#FFFFFF", "limit": 5}
+    inputs |= {"order": "name"}
     prompt = {"1": {"class_type": "LoadRefs", "inputs": inputs | {"folder": folder}}}
     valid, errors, _ = asyncio.run(execution.validate_inputs("id", prompt, "1", {}))[:3]
     assert valid == (message is None)
@@ -137,11 +139,11 @@ def test_the_host_validates_the_folder(load_node, monkeypatch, folder, message):
 )
 def test_a_value_that_is_no_name_is_refused_in_words(load_node, folder):
     node, _, _ = load_node
-    told = node.validate_inputs([folder])
+    told = node.validate_inputs(folder=[folder])
     assert told.startswith("folder: ") and told.isprintable() and len(told) <= 2000
     for call in (node.fingerprint_inputs, lambda folder: run_node(node, folder)):
         with pytest.raises(ValueError, match=r"^folder: "):
-            call([folder])
+            call(folder=[folder])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders have no such permissions there")
@@ -173,11 +175,12 @@ def test_names_that_cannot_be_shown_are_shown_in_another_form(load_node):
     for name in (b"caf\xe9.png", b"\x1b[2J.png", b"a\n[ERROR] b.png"):
         (folder / "letters" / os.fsdecode(name)).write_bytes(b"no picture")
     save(folder / "letters" / os.fsdecode(b"z\xe9.png"))
-    references, _ = run_node(node, "letters", order="name").args
+    references, _ = run_node(node, "letters").args
     assert references.names == (r"z\udce9.png",)
     lines = texts[-1].split("\n")
     assert len(lines) == 2 and all(line.isprintable() for line in lines)
-    assert node.fingerprint_inputs(["letters"]) == node.fingerprint_inputs(["letters"])
+    prints = [node.fingerprint_inputs(folder=["letters"]) for _ in range(2)]
+    assert prints[0] == prints[1]
 
 
 def test_node_tells_what_it_left_out_and_where_more_is_said(load_node, caplog):
@@ -188,14 +191,14 @@ def test_node_tells_what_it_left_out_and_where_more_is_said(load_node, caplog):
         (place / f"scan{number}.png").write_bytes(b"%d" % number * (number + 1))
     run_node(node, "letters/rare", limit=1)
     assert texts[-1].splitlines() == [
-        "1 references",
+        "1 of 14 pictures used",
         "photo.heic was left out: HEIC, which cannot be read here. Save as PNG or JPEG.",
     ]
     (place / "a.png").unlink()
     save(place / "z.png")
     run_node(node, "letters/rare")
     lines = texts[-1].splitlines()
-    assert lines[0] == "1 references" and "photo.heic was left out: HEIC" in lines[1]
+    assert lines[0] == "1 of 14 pictures used" and "photo.heic was left out: HEIC" in lines[1]
     assert lines[2].startswith("scan0.png, scan1.png, scan2.png and 9 more were left out: damaged")
     assert "scan2.png" in caplog.text
 
@@ -206,7 +209,46 @@ def test_the_host_still_checks_the_other_lists(load_node, monkeypatch):
     import nodes as host_nodes
 
     monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "LoadRefs", load_node[0])
-    inputs = {"crop": "round", "background": "#FFFFFF", "limit": 0, "order": "name", "seed": 0}
+    inputs = {"pictures": "", "crop": "round", "background": "#FFFFFF", "limit": 0}
+    inputs |= {"order": "name"}
     prompt = {"1": {"class_type": "LoadRefs", "inputs": inputs | {"folder": "(none)"}}}
     errors = asyncio.run(execution.validate_inputs("id", prompt, "1", {}))[1]
     assert {e["type"] for e in errors} == {"value_not_in_list", "value_smaller_than_min"}
+
+
+def test_the_input_directory_itself_is_a_folder(load_node):
+    node, folder, texts = load_node
+    save(folder / "b.png")
+    save(folder / "c.png")
+    references, _ = run_node(node, "(input)", limit=1).args
+    assert references.names == ("b.png",) and texts[-1] == "1 of 2 pictures used"
+    assert node.validate_inputs(folder=["(input)"]) is True
+    before = node.fingerprint_inputs(folder=["(input)"])
+    (folder / "c.png").unlink()
+    assert node.fingerprint_inputs(folder=["(input)"]) != before
+
+
+def test_a_random_order_has_a_number(load_node):
+    node, folder, _ = load_node
+    for name in "bcdefgh":
+        save(folder / f"{name}.png")
+
+    def drawn(number):
+        order = {"order": ["random"], "choice": [number]}
+        return run_node(node, "(input)", limit=3, order=order).args[0].names
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(number) for number in range(5)}) > 1
+
+
+def test_pictures_chosen_in_the_node_come_before_the_others(load_node):
+    node, folder, texts = load_node
+    save(folder / "b.png")
+    chosen = [["b.png", "letters/rare/a.png"]]
+    more = torch.full((1, 8, 8, 3), 0.5)
+    output = run_node(node, "letters/rare", pictures=chosen, images=more)
+    assert output.args[0].names == ("b.png", "a.png", "a.png", "image 1")
+    assert texts[-1] == "4 of 4 pictures used"
+    before = node.fingerprint_inputs(pictures=chosen, folder=["(none)"])
+    os.utime(folder / "b.png", ns=(1, 1))
+    assert node.fingerprint_inputs(pictures=chosen, folder=["(none)"]) != before

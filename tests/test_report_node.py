@@ -34,7 +34,7 @@ def run_node(node, **inputs):
 
 def test_every_input_and_output_is_explained(module):
     schema = module.DiversityReportNode.GET_SCHEMA()
-    assert schema.node_id == "SeedSelectDiversityReport" and schema.category == "SeedSelect"
+    assert schema.node_id == "SeedSelectDiversityReport" and schema.category == "SeedSelect/search"
     assert all(item.tooltip for item in [*schema.inputs, *schema.outputs])
     page = Path(__file__).parents[1] / "web" / "docs" / f"{schema.node_id}.md"
     assert all(f"**{item.id}**" in page.read_text() for item in schema.inputs)

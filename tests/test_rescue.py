@@ -52,18 +52,54 @@ def test_the_name_says_how_far_the_search_had_come_and_how_alike_the_pictures_ar
     rescue.offer(lambda: best)
     (path,) = files(tmp_path)
     assert path.name.startswith("unfinished_") and path.name.endswith(EXTENSION)
-    assert "_iteration_3_of_16_loss_0.2500_was_0.5000" in path.name
+    assert "_iteration_3_of_16_likeness_75.0_was_50.0" in path.name
     assert load_seed(path).unfinished == best.unfinished
 
 
-def test_there_is_one_file_and_it_is_gone_when_the_run_ended_well(tmp_path):
-    rescue = Rescue([tmp_path], Clock())
+def test_there_is_one_file_and_in_the_end_it_is_that_of_what_was_found(tmp_path):
+    rescue = Rescue([tmp_path], Clock(), keep=3)
     for value in (1.0, 2.0, 3.0):
         rescue.offer(lambda value=value: seed(value, semantic=[value], first_semantic=[9.0]))
         (path,) = files(tmp_path)
         assert load_seed(path).noise.mean() == value
-    rescue.done()
+    rescue.done(seed(4.0, semantic=[0.04], first_semantic=[0.5]))
+    (path,) = files(tmp_path)
+    assert path.name.startswith("found_") and "_likeness_96.0_was_50.0" in path.name
+    assert load_seed(path).noise.mean() == 4.0
+
+
+def test_nothing_is_kept_of_a_run_that_ended_well_where_that_is_turned_off(tmp_path):
+    rescue = Rescue([tmp_path], keep=0)
+    rescue.offer(seed)
+    assert len(files(tmp_path)) == 1
+    rescue.done(seed())
     assert files(tmp_path) == []
+
+
+def test_the_newest_of_what_was_found_are_kept_and_no_kind_takes_the_place_of_another(tmp_path):
+    unfinished = tmp_path / f"unfinished_1_{EXTENSION}"
+    saved = tmp_path / f"SeedSelect_00001_{EXTENSION}"
+    for path in (unfinished, saved):
+        path.touch()
+        os.utime(path, (0, 0))
+    for number in range(5):
+        rescue = Rescue([tmp_path], keep=3)
+        rescue.offer(seed)
+        rescue.done(seed(number + 1.0))
+        (found,) = rescue.paths
+        os.utime(found, (number, number))
+    left = set(files(tmp_path)) - {unfinished, saved}
+    assert {load_seed(path).noise.mean().item() for path in left} == {3.0, 4.0, 5.0}
+    assert unfinished.exists() and saved.exists()
+
+
+def test_what_was_found_and_cannot_be_written_leaves_the_last_that_could(tmp_path, monkeypatch):
+    rescue = Rescue([tmp_path], keep=3)
+    rescue.offer(seed)
+    monkeypatch.setattr(module.os, "replace", full)
+    rescue.done(seed(2.0))
+    (path,) = files(tmp_path)
+    assert path.name.startswith("unfinished_") and load_seed(path).noise.mean() == 1.0
 
 
 def test_what_had_to_wait_is_written_later_and_only_the_last_of_it(tmp_path):

@@ -6,6 +6,7 @@ are kept in data/schemas.json, so that nobody changes them without meaning to.
 
 import asyncio
 import json
+import sys
 
 import comfy.samplers
 import folder_paths
@@ -13,7 +14,9 @@ import pytest
 
 from conftest import REPO
 from seedselect_core.chain.inversion import INVERTIBLE
+from seedselect_core.hands import LAST
 from seedselect_core.host.samplers import BATCH_INDEPENDENT, REFUSED
+from seedselect_core.pocket import Toy
 from test_server import OURS
 
 KEPT = REPO / "tests" / "data" / "schemas.json"
@@ -33,15 +36,31 @@ LISTS_OF_THE_HOST = {
 }
 
 
+# Words that an artist may search for, and what is to be found.
+WORDS = {
+    "unsampler": "SeedSelectInvertImage",
+    "seed travel": "SeedSelectInterpolateSeeds",
+    "variation seed": "SeedSelectSeedVariation",
+    "save noise": "SeedSelectSaveSeed",
+    "best of n": "SeedSelectOptimize",
+}
+
+
 @pytest.fixture
-def found(nodes, tmp_path, monkeypatch) -> dict[str, dict]:
-    """The schemas in a host whose folders are empty."""
+def infos(nodes, tmp_path, monkeypatch) -> list[dict]:
+    """What a host whose folders are empty tells its page of the nodes, all toy models installed."""
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", ([], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    (tmp_path / LAST).touch()
+    monkeypatch.setattr(sys.modules[nodes("pocket").toys.__module__], "HANDS", Toy(tmp_path))
     extension = asyncio.run(nodes("extension").comfy_entrypoint())
-    infos = [node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())]
+    return [node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())]
+
+
+@pytest.fixture
+def found(infos) -> dict[str, dict]:
     return {info["name"]: schema(info) for info in infos}
 
 
@@ -112,3 +131,9 @@ def test_no_list_of_the_host_is_kept():
     text = KEPT.read_text(encoding="utf-8")
     kept = {name for name in SAMPLERS | SCHEDULERS if f'"{name}"' in text}
     assert kept == {*INVERTIBLE, "normal"}  # a list of our own, and the default of schedulers
+
+
+def test_nodes_are_found_by_the_words_of_artists(infos):
+    aliases = {info["name"]: info["search_aliases"] for info in infos}
+    assert [word for word, name in WORDS.items() if word not in aliases[name]] == []
+    assert all("seedselect" in words for words in aliases.values())

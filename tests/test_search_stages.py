@@ -9,6 +9,7 @@ import torch
 
 import tiny
 from seedselect_core.errors import SeedSelectError
+from seedselect_core.likeness.comparison import Comparison
 from seedselect_core.likeness.losses import contrast_loss
 from seedselect_core.likeness.targets import Targets
 from seedselect_core.likeness.views import draw_views
@@ -58,11 +59,43 @@ def test_only_the_best_draft_of_each_seed_is_drawn_in_full():
     hills.loss = lambda noise: (noise - 1).abs().mean((1, 2, 3)) + (hills.drawn[-1] - 1)
     draws = {1: far(0.1, 3.0), 2: far(0.5, 0.2)}  # a later draft may beat the first alone
     settings = tiny.settings(iterations=0, candidates=3, draft_steps=1)
-    search, final, _ = climb(settings, far(1.0, 1.0), hills, draw=draws.__getitem__)
+    told = []
+
+    def listen(progress):
+        if progress.drafts is not None:
+            drafts = progress.drafts
+            told.append((drafts.done, drafts.planned, drafts.best.total.tolist()))
+            assert progress.best is None and not progress.new_best  # none is drawn in full
+
+    search, final, _ = climb(
+        settings, far(1.0, 1.0), hills, draw=draws.__getitem__, on_progress=listen
+    )
     assert torch.equal(final, far(0.1, 0.2))
-    assert hills.drawn == [1, 1, 1, 4, 4]  # the drafts, the best, and what is returned
+    assert [(done, planned) for done, planned, _ in told] == [(1, 3), (2, 3), (3, 3)]
+    for (_, _, losses), expected in zip(told, [(1, 1), (0.1, 1), (0.1, 0.2)], strict=True):
+        assert losses == pytest.approx(expected)
+    # What was given, the drafts, the best, and what is returned.
+    assert hills.drawn == [4, 1, 1, 1, 4, 4]
     assert search.best.total.tolist() == pytest.approx([3.1, 3.2])
-    assert search.history.semantic == [search.best.first_semantic.tolist()]
+    # What it was like before is told of the noise that was given, and not of the best draft.
+    assert search.best.first_semantic.tolist() == [4.0, 4.0]
+    assert torch.equal(
+        search.history.before, far(1.0, 1.0).mean(1)[..., None].expand(-1, -1, -1, 3)
+    )
+
+
+def test_a_draft_of_the_first_steps_is_the_prediction_that_the_whole_chain_makes_there(model):
+    noise = tiny.normal(2, 4, 8, 8, seed=7)
+
+    def search(chain, given):
+        part = chain(given, first=2)
+        whole = chain(given, keep=5)
+        assert len(part) == 1 and len(whole) == 5
+        assert torch.equal(part[0], whole[1])
+        assert chain.evaluations == 2 * (2 + 5)
+        return whole[-1]
+
+    unrolled(model, search, SamplingSettings(5, 3.0, "ddim", "normal", 5), tiny.latent(2), noise)
 
 
 def test_what_follows_the_drafts():
@@ -74,8 +107,8 @@ def test_what_follows_the_drafts():
         return hills.drawn, numbers
 
     # The first gradient draws the start anyway; neighbours need it to be drawn before.
-    assert drawn(iterations=2) == ([1, 1, 1, 4, 4, 4, 4], [1, 2])
-    assert drawn(iterations=0, neighbors=1) == ([1, 1, 1, 4, 4, 4], [1, 2, 3])
+    assert drawn(iterations=2) == ([4, 1, 1, 1, 4, 4, 4, 4], [1, 2])
+    assert drawn(iterations=0, neighbors=1) == ([4, 1, 1, 1, 4, 4, 4], [1, 2, 3])
 
 
 # --- zero-order search ----------------------------------------------------------------------------
@@ -235,7 +268,7 @@ def test_contrast_loss_by_hand():
     pictures = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0], [0.0, 2.0]])
     # The references are like the neighbour by 0.6, and a picture may be as much.
     expected = torch.tensor([0.0, 0.4, 0.0, 0.2])
-    torch.testing.assert_close(contrast_loss(pictures, aim, neighbor), expected)
+    torch.testing.assert_close(contrast_loss(pictures, aim[None], neighbor), expected)
 
 
 def test_contrast_counts_only_where_there_is_something_to_push_away_from():
@@ -263,16 +296,19 @@ def test_a_seed_that_is_done_is_left_out_of_the_batch():
         assert found <= threshold or found == pytest.approx(without_target, abs=1e-4)
 
 
+def _red_green_blue(images: torch.Tensor) -> torch.Tensor:
+    """In the place of an encoder: how much of each color there is, [B, 3]."""
+    return images.mean((1, 2))
+
+
 def test_who_is_left_keeps_its_own_references():
-    targets = Targets(
-        torch.eye(3),
-        tiny.normal(3, 4, 8, 8, seed=1),
-        torch.zeros(3),
-        torch.zeros(4, 8, 8),
-        draw_views(1),
-        1.0,
-    ).of_subsets([[0], [1], [2, 1]])
-    semantic, appearance = targets.of_rows(torch.tensor([2, 0]))
-    torch.testing.assert_close(semantic, torch.tensor([[0, 0.5**0.5, 0.5**0.5], [1, 0, 0]]))
+    embeddings = torch.eye(3)
+    comparison = Comparison(_red_green_blue, draw_views(1), embeddings, embeddings[:1], 1.0)
+    targets = Targets((comparison,), tiny.normal(3, 4, 8, 8, seed=1), torch.zeros(4, 8, 8))
+    targets = targets.of_subsets([[0], [1], [2, 1]])
+    cyan = torch.tensor([0.0, 1.0, 1.0]).expand(1, 2, 2, 3)
+    losses = [targets.comparisons[0](cyan, place)[0].item() for place in (2, 0)]
+    assert losses == pytest.approx([0.0, 1.0], abs=1e-6)
+    appearance = targets.appearance_of([2, 0])
     torch.testing.assert_close(appearance[1], targets.latents[0])
     torch.testing.assert_close(appearance[0], (targets.latents[1] + targets.latents[2]) / 2)

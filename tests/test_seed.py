@@ -20,6 +20,7 @@ from nodes import LatentFromBatch
 from seedselect_core.chain.sampling import sample_from_seed
 from seedselect_core.errors import SeedSelectError
 from seedselect_core.seeds import seed as module
+from seedselect_core.seeds.origin import Origin
 from seedselect_core.seeds.rescue import Unfinished
 from seedselect_core.seeds.schema import FIELDS
 from seedselect_core.seeds.seed import (
@@ -324,11 +325,11 @@ def test_every_format_that_there_was_is_still_read():
 
 def test_the_declaration_and_its_page_name_the_same_fields():
     page = (REPO / "docs" / "seed-format.md").read_text(encoding="utf-8")
-    told = {*FIELDS, "format", "sampling", "unfinished"}
+    told = {*FIELDS, "format", "sampling", "unfinished", "origin"}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == told
-    kinds = (Seed, SamplingSettings, CustomSampling, Unfinished)
+    kinds = (Seed, SamplingSettings, CustomSampling, Unfinished, Origin)
     made = {f.name for kind in kinds for f in fields(kind)}
-    assert made - {"noise", "sampling", "unfinished"} == set(FIELDS)
+    assert made - {"noise", "sampling", "unfinished", "origin"} == set(FIELDS)
     assert str(MAX_HEADER) in page.replace(",", "") and str(MAX_VALUES) in page.replace(",", "")
 
 

@@ -9,6 +9,8 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
+from comfy_api.latest._io import Hidden
+from utils.extra_config import load_extra_path_config
 
 import tiny
 
@@ -21,12 +23,33 @@ def module(nodes, tmp_path, monkeypatch):
     for label in ("input", "output"):
         (tmp_path / label).mkdir()
         monkeypatch.setattr(folder_paths, f"{label}_directory", str(tmp_path / label))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "seeds", ([], set()))
     return nodes("seeds")
 
 
 @pytest.fixture
+def files(module, nodes):
+    return nodes("seed_files")
+
+
+@pytest.fixture
+def save(module, tmp_path):
+    """Runs the node; the path of what it saved."""
+
+    def run(seed, prefix: str, prompt: dict | None = None) -> Path:
+        before = set((tmp_path / "output").rglob("*.safetensors"))
+        tiny.run_node(module.SaveSeed, {Hidden.prompt: prompt}, seed=seed, filename_prefix=prefix)
+        (path,) = set((tmp_path / "output").rglob("*.safetensors")) - before
+        return path
+
+    return run
+
+
+@pytest.fixture
 def seed(module, nodes):
-    return module.Seed(NOISE, nodes("inputs").SamplingSettings(3, 3.0, "euler", "normal", 5))
+    return nodes("sockets").Seed(
+        NOISE, nodes("inputs").SamplingSettings(3, 3.0, "euler", "normal", 5)
+    )
 
 
 def settled(root: Path) -> None:
@@ -53,55 +76,119 @@ def options(node, name: str) -> list[str]:
 
 def test_a_look_at_the_definition_reads_no_folder_again(module, nodes, tmp_path, scans):
     (tmp_path / "input" / "rare").mkdir()
-    (tmp_path / "output" / "many" / "deep").mkdir(parents=True)
-    for name in ("a.seed.safetensors", "many/b.seed.safetensors", "many/deep/x.png"):
-        (tmp_path / "output" / name).touch()
+    (tmp_path / "output" / "elsewhere").mkdir()
+    (tmp_path / "output" / "seeds" / "mine").mkdir(parents=True)
+    for name in ("a.seed.safetensors", "mine/b.seed.safetensors", "mine/x.txt"):
+        (tmp_path / "output" / "seeds" / name).touch()
     settled(tmp_path)
-    listed = ["[output] a.seed.safetensors", "[output] many/b.seed.safetensors"]
+    listed = ["seeds/a.seed.safetensors [output]", "seeds/mine/b.seed.safetensors [output]"]
     references = nodes("references").LoadReferenceSet
-    for reads in (7, 0, 0, 0):  # input and rare twice, output, many, deep
+    # Input for its seeds, its pictures and its folders, rare, seeds, mine: nothing else. Pictures
+    # of input are listed anew each time, as the host's own nodes do.
+    for reads in (6, 1, 1, 1):
         scans.clear()
-        assert options(module.LoadSeed, "seed_file") == listed
-        assert options(references, "folder") == ["(none)", "rare"]
+        assert sorted(options(module.LoadSeed, "seed_file")) == listed
+        assert options(references, "folder") == ["(none)", "(input)", "rare"]
         assert len(scans) == reads
 
-    (tmp_path / "output" / "many" / "c.seed.safetensors").touch()
-    assert options(module.LoadSeed, "seed_file") == [*listed, "[output] many/c.seed.safetensors"]
-    assert scans == [str(tmp_path / "output" / "many")]
+    scans.clear()
+    (tmp_path / "output" / "seeds" / "mine" / "c.seed.safetensors").touch()
+    assert options(module.LoadSeed, "seed_file")[0] == "seeds/mine/c.seed.safetensors [output]"
+    assert scans == [str(tmp_path / "output" / "seeds" / "mine")]
 
 
-def test_what_changes_within_the_grain_of_time_is_seen(module, nodes, tmp_path, monkeypatch):
+def test_the_newest_seed_comes_first_wherever_it_is(files, tmp_path, monkeypatch):
+    """In input only seeds of their own are offered: few of the pictures there carry one."""
+    further = str(tmp_path / "further")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "seeds", ([further], set()))
+    names = {
+        "output/seeds/a.seed.safetensors": "seeds/a.seed.safetensors [output]",
+        "further/b.png": "b.png [seeds]",
+        "input/c.seed.safetensors": "c.seed.safetensors",
+        "output/seeds/mine/d.webp": "seeds/mine/d.webp [output]",
+        "input/e.png": None,
+        "input/inner/f.seed.safetensors": None,
+        "output/g.seed.safetensors": None,
+    }
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number, number))
+    offered = files.seed_files()
+    assert offered == [shown for shown in reversed(names.values()) if shown is not None]
+    for name, shown in names.items():
+        if shown is not None:
+            assert files.resolve_seed_file(shown) == tmp_path / name
+
+
+def test_a_folder_that_the_user_has_named_is_looked_into(files, seed, tmp_path, monkeypatch):
+    """As extra_model_paths.yaml names it."""
+    named = tmp_path / "named.yaml"
+    named.write_text(f"ours:\n  base_path: {tmp_path}\n  seeds: shared/noise\n")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "seeds", ([], set()))
+    load_extra_path_config(str(named))
+    (tmp_path / "shared" / "noise").mkdir(parents=True)
+    seed.save(tmp_path / "shared" / "noise" / "x.seed.safetensors")
+    assert files.seed_files() == ["x.seed.safetensors [seeds]"]
+    assert files.resolve_seed_file("x.seed.safetensors [seeds]").parent.name == "noise"
+
+
+@pytest.mark.parametrize("form", ["[{}] {}", "{1} [{0}]"])
+@pytest.mark.parametrize("label", ["input", "output"])
+def test_a_file_elsewhere_below_input_and_output_is_loaded_by_its_path(
+    files, seed, tmp_path, form, label
+):
+    path = tmp_path / label / "deep" / "inside" / "x.seed.safetensors"
+    path.parent.mkdir(parents=True)
+    seed.save(path)
+    assert files.seed_files() == []
+    assert files.resolve_seed_file(form.format(label, "deep/inside/x.seed.safetensors")) == path
+
+
+def test_what_changes_within_the_grain_of_time_is_seen(files, nodes, tmp_path, monkeypatch):
     """A file system may give a folder the same time before and after a file came."""
     monkeypatch.setattr(nodes("folders").time, "time_ns", lambda: LONG_AGO + 1)
     for number in range(3):
         (tmp_path / "input" / f"{number}.seed.safetensors").touch()
         settled(tmp_path)
-        assert len(module.seed_files()) == number + 1
+        assert len(files.seed_files()) == number + 1
 
 
-def test_hidden_files_links_and_folders_that_are_gone(module, tmp_path):
+def test_hidden_files_links_and_folders_that_are_gone(files, tmp_path):
+    seeds = tmp_path / "output" / "seeds"
     for name in (".trash/a", "._b", "c"):
-        path = tmp_path / "input" / f"{name}.seed.safetensors"
-        path.parent.mkdir(exist_ok=True)
+        path = seeds / f"{name}.seed.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "d.seed.safetensors").touch()
-    (tmp_path / "input" / "link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "input" / "circle").symlink_to(tmp_path / "input")
-    (tmp_path / "output").rmdir()
-    assert module.seed_files() == ["[input] c.seed.safetensors"]
+    (seeds / "link").symlink_to(tmp_path / "elsewhere")
+    (seeds / "circle").symlink_to(seeds)
+    (seeds / "nowhere.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "input").rmdir()
+    assert files.seed_files() == ["seeds/c.seed.safetensors [output]"]
+
+
+def test_seeds_may_be_a_link_to_another_drive(files, seed, tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "output" / "seeds").symlink_to(tmp_path / "drive")
+    seed.save(tmp_path / "drive" / "x.seed.safetensors")
+    (shown,) = files.seed_files()
+    assert files.resolve_seed_file(shown) == tmp_path / "drive" / "x.seed.safetensors"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are not bytes there")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\x1b[2J", b"a\n[ERROR] b", "\u202eab".encode()])
-def test_a_file_whose_name_cannot_be_shown_is_listed_and_loaded(module, seed, tmp_path, name):
+def test_a_file_whose_name_cannot_be_shown_is_listed_and_loaded(
+    module, files, seed, tmp_path, name
+):
     path = tmp_path / "input" / (os.fsdecode(name) + ".seed.safetensors")
     seed.save(tmp_path / "plain")
     (tmp_path / "plain").rename(path)
-    (shown,) = module.seed_files()
+    (shown,) = files.seed_files()
     assert shown.isprintable() and module.LoadSeed.validate_inputs(shown) is True
-    assert module.resolve_seed_file(shown) == path
-    assert module.resolve_seed_file(f"[input] {path.name}") == path
+    assert files.resolve_seed_file(shown) == path
+    assert files.resolve_seed_file(f"[input] {path.name}") == path
     (loaded,) = tiny.run_node(module.LoadSeed, seed_file=shown).args
     assert torch.equal(loaded.noise, NOISE)
 
@@ -110,6 +197,7 @@ def test_a_file_whose_name_cannot_be_shown_is_listed_and_loaded(module, seed, tm
     "name",
     [
         *("", "x", "[input] ", "[input] x.safetensors", "[models] x.seed.safetensors"),
+        *("x.png", "../x.seed.safetensors", "x.seed.safetensors [temp]", "../x.png [seeds]"),
         *("[input] \0.seed.safetensors", f"[input] {'x' * 300}.seed.safetensors"),
         *("[input] ../x.seed.safetensors", "[input] /etc/x.seed.safetensors", "[input] \ud800"),
         *("[input] gone.seed.safetensors", "[input] folder.seed.safetensors", "x" * 2**20),
@@ -157,13 +245,12 @@ PROMPT = {
         ("größe 日本", "größe 日本"),
     ],
 )
-def test_a_prefix_becomes_a_legal_name(module, seed, tmp_path, prefix, name):
-    path = module.save_numbered(seed, prefix, PROMPT)
+def test_a_prefix_becomes_a_legal_name(module, seed, save, tmp_path, prefix, name):
+    path = save(seed, prefix, PROMPT)
     relative = path.relative_to(tmp_path / "output").as_posix()
     assert relative == f"{name}_00001_.seed.safetensors"
     assert torch.equal(module.load_seed(path).noise, NOISE)
-    assert module.save_numbered(seed, prefix, PROMPT).name.endswith("_00002_.seed.safetensors")
-    assert len(module.seed_files()) == 2
+    assert save(seed, prefix, PROMPT).name.endswith("_00002_.seed.safetensors")
 
 
 def test_dates_as_in_save_image(nodes, monkeypatch):
@@ -185,8 +272,8 @@ def test_dates_as_in_save_image(nodes, monkeypatch):
         assert prefix.file_prefix(text) == name
 
 
-def test_the_hosts_own_codes(module, seed, tmp_path):
-    path = module.save_numbered(seed, "%year%-%width%x%height%")
+def test_the_hosts_own_codes(seed, save):
+    path = save(seed, "%year%-%width%x%height%")
     assert re.fullmatch(r"\d{4}-128x64_00001_\.seed\.safetensors", path.name)
 
 

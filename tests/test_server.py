@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import host
-from api_workflow import find, to_api
+from api_workflow import CHOICE, changed, complete, find, to_api
 from comfy_client import ComfyClient, PromptRejected
 from conftest import HOST, REPO
 from host_install import Host
@@ -27,7 +28,12 @@ OURS = {
     "SeedSelectLoadOpenClip",
     "SeedSelectSampleFromSeed",
     "SeedSelectSaveSeed",
+    "SeedSelectSaveImageWithSeed",
     "SeedSelectLoadSeed",
+    "SeedSelectPickSeeds",
+    "SeedSelectJoinSeeds",
+    "SeedSelectResizeSeed",
+    "SeedSelectSeedVariation",
     "SeedSelectSeedToNoise",
     "SeedSelectInvertImage",
     "SeedSelectSeedCentroid",
@@ -37,6 +43,7 @@ OURS = {
     "SeedSelectDiversityReport",
     "SeedSelectLoadPocketModel",
     "SeedSelectPocketReferences",
+    "SeedSelectHandReferences",
 }
 SAMPLING = {"steps": 4, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "normal"}
 WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
@@ -80,17 +87,13 @@ def object_info(client):
 def api(object_info):
     """Complete a short prompt: node types first, widgets that are not named at their default."""
 
-    def complete(nodes: dict[str, tuple[str, dict]]) -> dict:
-        prompt = {}
-        for key, (kind, inputs) in nodes.items():
-            given = dict(inputs)
-            for name, (_, *options) in object_info[kind]["input"].get("required", {}).items():
-                if name not in given and options and "default" in options[0]:
-                    given[name] = options[0]["default"]
-            prompt[key] = {"class_type": kind, "inputs": given}
-        return prompt
+    def completed(nodes: dict[str, tuple[str, dict]]) -> dict:
+        return {
+            key: {"class_type": kind, "inputs": complete(object_info[kind], inputs)}
+            for key, (kind, inputs) in nodes.items()
+        }
 
-    return complete
+    return completed
 
 
 def pocket(prompt: str = "a red letter S on yellow", batch: int = 1) -> dict:
@@ -120,7 +123,7 @@ def optimize(**changes) -> dict:
     """Pocket references and the node that optimizes, with two short iterations."""
     inputs = {"model": ["model", 0], "positive": ["pos", 0], "negative": ["neg", 0]}
     inputs |= {"vae": ["model", 2], "clip_vision": ["model", 3], "references": ["refs", 0]}
-    inputs |= {"latent": ["latent", 0], "seed": 5, "preset": "custom", "candidates": 1}
+    inputs |= {"latent": ["latent", 0], "seed": 5, "preset": "custom", "first_draws": 1}
     inputs |= {"iterations": 2} | SAMPLING
     return {
         "letters": ("SeedSelectPocketReferences", {"letter": "S", "count": 2}),
@@ -139,6 +142,15 @@ def pictures(client: ComfyClient, result, key: str) -> np.ndarray:
     return np.stack(found)
 
 
+def every_input(inputs: dict) -> Iterator[tuple[str, list]]:
+    """Name and description of each, and of those that a choice brings along."""
+    for section in ("required", "optional"):
+        for name, told in inputs.get(section, {}).items():
+            yield name, told
+            for option in told[1]["options"] if told[0] == CHOICE else ():
+                yield from every_input(option["inputs"])
+
+
 def test_every_node_explains_itself(client, object_info):
     ours = {key for key, info in object_info.items() if info["category"].startswith("SeedSelect")}
     assert ours == OURS
@@ -148,11 +160,15 @@ def test_every_node_explains_itself(client, object_info):
         assert info["python_module"] == f"custom_nodes.{host.PACK}"
         assert all(info["output_tooltips"] or []), key
         page = client.get_bytes(f"extensions/{host.PACK}/docs/{key}.md").decode()
-        assert page.startswith(f"# {info['display_name']}\n")
-        for section in ("required", "optional"):
-            for name, (_, *options) in info["input"].get(section, {}).items():
-                assert options and options[0].get("tooltip"), f"{key}.{name} has no tooltip"
-                assert f"**{name}**" in page, f"{key}.{name} is not in its help page"
+        title = info["display_name"]
+        assert page.startswith(f"# {title}\n\n![{title}]({key}.png)\n")
+        picture = client.get_bytes(f"extensions/{host.PACK}/docs/{key}.png")
+        assert picture.startswith(b"\x89PNG") and len(picture) < 60_000
+        for name, (_, *options) in every_input(info["input"]):
+            assert options and options[0].get("tooltip"), f"{key}.{name} has no tooltip"
+            said = options[0].get("display_name", name)
+            assert f"**{said}**" in page, f"{key}.{name} is not in its help page"
+        assert info["search_aliases"], key
 
 
 def test_template_browser_lists_our_workflows(client):
@@ -171,7 +187,8 @@ def test_pocket_workflow_end_to_end(client, server, api, object_info):
     prompt = to_api(graph, object_info)
     node = find(prompt, "SeedSelectOptimize")
     settings = prompt[node]["inputs"]
-    settings |= {"preset": "custom", "iterations": 2, "candidates": 1}
+    short = {"preset": "custom", "iterations": 2, "first_draws": 1}
+    settings |= changed(object_info["SeedSelectOptimize"], settings, short)
     prompt[find(prompt, "EmptyLatentImage")]["inputs"]["batch_size"] = 2
     prompt |= api(
         {
@@ -210,11 +227,10 @@ def test_pocket_workflow_end_to_end(client, server, api, object_info):
     assert len({e.value for e in progress}) >= 3 and progress[-1].value == 4 * steps
     assert {e.maximum for e in progress} == {4 * steps}
     texts = [event.text for event in mine if event.kind == "text"]
-    assert "GB free" in texts.pop(0) and all("semantic loss" in text for text in texts)
-    previews = [event.image for event in mine if event.kind == "preview"]
-    assert len(previews) >= 3
-    with Image.open(io.BytesIO(previews[-1])) as preview:
-        assert preview.format == "JPEG" and preview.width == 2 * preview.height  # two seeds
+    assert "GB free" in texts.pop(0) and all("likeness" in text for text in texts)
+    *first, last = [event.image for event in mine if event.kind == "preview"]
+    with Image.open(io.BytesIO(last)) as preview:
+        assert len(first) >= 2 and preview.width == 512 and preview.height > 352  # curve, text
 
     kept = client.get(f"history/{result.prompt_id}")[result.prompt_id]
     assert kept["status"]["status_str"] == "success"
@@ -222,9 +238,9 @@ def test_pocket_workflow_end_to_end(client, server, api, object_info):
     assert {kept["outputs"][key]["images"][0]["type"] for key in saved.values()} == {"output"}
     before, after = (pictures(client, result, saved[title]) for title in ("Before", "After"))
     assert before.shape == after.shape == (2, 64, 64, 3)
-    assert all((before[i] != after[i]).any() for i in range(2))
-    np.testing.assert_array_equal(pictures(client, result, "seen"), after)
-    np.testing.assert_array_equal(pictures(client, result, "advanced"), after)
+    assert (before != after).any(axis=(1, 2, 3)).all()
+    for key in ("seen", "advanced", node):  # the node's own picture stays in the page
+        np.testing.assert_array_equal(pictures(client, result, key), after)
     assert list((server.base_directory / "output/seeds").glob("*.seed.safetensors"))
 
 
@@ -274,7 +290,8 @@ def test_a_list_of_pictures_is_one_set_and_a_cut_out_shows_the_background(client
     )
     events = []
     result = client.run(prompt, events.append)
-    assert [e.text for e in events if e.node == "refs" and e.text] == ["3 references"]
+    told = [e.text for e in events if e.node == "refs" and e.text]
+    assert told == ["3 of 3 pictures used"]
     assert len(pictures(client, result, "seen too")) == 3
     cut = pictures(client, result, "seen")[0]
     assert list(cut[256, 100]) == [0, 0, 255] and list(cut[256, 400]) == [255, 255, 255]
@@ -293,7 +310,7 @@ def test_cancel_keeps_the_best_seed_and_leaves_the_model_alone(client, server, a
 
     endless = optimize(iterations=10_000)
     endless["sink"] = ("SeedSelectSaveSeed", {"seed": ["opt", 0], "filename_prefix": "never"})
-    result = client.run(api(pocket() | endless), cancel_after_an_iteration, timeout=120)
+    result = client.run(api(pocket() | endless), cancel_after_an_iteration, timeout=600)
     assert result.status == "interrupted"
     output = server.base_directory / "output"
     assert not list(output.glob("never*"))
@@ -325,7 +342,7 @@ def save_seed(server, name: str, latent_format: str = "PocketLatent") -> str:
         ({"refs": {"folder": "no such folder"}}, ["folder:", "no such folder"]),
         ({"opt": {"sampler_name": "midnight"}}, ["sampler_name", "midnight"]),
         ({"opt": {"latent": ["pos", 0]}}, ["latent", "CONDITIONING"]),
-        ({"opt": {"iterations": -1}}, ["iterations", "-1"]),
+        ({"opt": {"preset.iterations": -1}}, ["iterations", "-1"]),
     ],
 )
 def test_wrong_inputs_are_refused_before_the_run(client, api, changes, named):
@@ -351,7 +368,7 @@ def test_things_that_do_not_fit_name_the_input(client, server, api):
 
     nothing = pocket() | optimize() | seen
     nothing["refs"] = ("SeedSelectLoadReferenceSet", {"folder": "(none)"})
-    assert fails(client, api(nothing), "refs").startswith("folder: no references.")
+    assert fails(client, api(nothing), "refs").startswith("pictures: no references.")
 
     pixels = pocket() | optimize(vae=["pixels", 0]) | seen
     pixels["pixels"] = ("VAELoader", {"vae_name": "pixel_space"})

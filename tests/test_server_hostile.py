@@ -67,7 +67,7 @@ def client(server):
 
 def run(client, nodes: dict[str, tuple[str, dict]]) -> Result:
     prompt = {key: {"class_type": kind, "inputs": given} for key, (kind, given) in nodes.items()}
-    return client.run(prompt, timeout=60)
+    return client.run(prompt, timeout=600)
 
 
 def told(client, nodes: dict) -> str:
@@ -86,8 +86,8 @@ def told(client, nodes: dict) -> str:
 
 
 def load_references(folder, **changes) -> dict:
-    inputs = {"folder": folder, "crop": "center", "background": "#FFFFFF", "limit": 5}
-    inputs |= {"order": "name", "seed": 0} | changes
+    inputs = {"pictures": "", "folder": folder, "crop": "center", "background": "#FFFFFF"}
+    inputs |= {"limit": 5, "order": "name"} | changes
     return {
         "refs": ("SeedSelectLoadReferenceSet", inputs),
         "seen": ("PreviewImage", {"images": ["refs", 1]}),

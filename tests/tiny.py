@@ -77,10 +77,15 @@ def clip_vision_of(config: dict) -> comfy.clip_vision.ClipVisionModel:
 
 
 @torch.inference_mode()
-def clip_vision() -> comfy.clip_vision.ClipVisionModel:
-    host = clip_vision_of(VISION)
-    randomize(host.model, 3)
+def clip_vision(seed: int = 3, **changes) -> comfy.clip_vision.ClipVisionModel:
+    host = clip_vision_of(VISION | changes)
+    randomize(host.model, seed)
     return host
+
+
+def other_encoder() -> ClipVisionEncoder:
+    """Of another size, whose embeddings are of another length."""
+    return ClipVisionEncoder(clip_vision(seed=13, hidden_size=16, projection_dim=24))
 
 
 @torch.inference_mode()
@@ -184,13 +189,20 @@ def with_callbacks(options: dict) -> dict:
     return options | ({"callbacks": Callbacks(**listeners)} if listeners else {})
 
 
-def run_node(node, **inputs):
-    """One run of a node in the host's own way; its NodeOutput.
+def run_node(node, hidden: dict | None = None, /, **inputs):
+    """One run of a node in the host's own way, which knows of ``hidden``; its NodeOutput.
 
     A node that takes lists gets each value in one, where it is none yet.
     """
     if node.INPUT_IS_LIST:
-        inputs = {name: v if isinstance(v, list) else [v] for name, v in inputs.items()}
-    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+        inputs = {name: _listed(name, value) for name, value in inputs.items()}
+    clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden or {}})
     with torch.inference_mode():
         return clone.execute(**inputs)
+
+
+def _listed(name: str, value):
+    """As the host hands ``value`` to a node that takes lists; of a choice, each of its values."""
+    if isinstance(value, dict) and name in value:
+        return {inner: v if isinstance(v, list) else [v] for inner, v in value.items()}
+    return value if isinstance(value, list) else [value]

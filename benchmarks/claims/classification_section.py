@@ -62,7 +62,19 @@ def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
                 for ours, theirs in zip(rights["seedselect"], rights[best], strict=True)
             ]
             table[f"{n} real images"]["gain"] = _means(gains)
+            table[f"{n} real images"]["gained share"] = _gained(rows, best)
     return {"table": table, "generated for each rare letter, at most": MADE}
+
+
+def _gained(rows: dict[str, dict], best: str) -> float | None:
+    """What ours gains of what the glyphs of the diffusion model's own training would.
+
+    None where these gain nothing over ``best``, so that there is nothing to share in.
+    """
+    if "seen fonts" not in rows:
+        return None
+    theirs, ours, most = (rows[arm]["rare"]["mean"] for arm in (best, "seedselect", "seen fonts"))
+    return round((ours - theirs) / (most - theirs), 4) if most > theirs else None
 
 
 GROUPS = {"rare": RARE, "frequent": FREQUENT, "overall": [*RARE, *FREQUENT]}

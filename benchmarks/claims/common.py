@@ -10,14 +10,12 @@ import torch
 
 from pocket.atlas import load_atlas, paint_glyphs
 from pocket.drawing import LETTERS, TAIL_ORDER, prompt
-from pocket_world import COLORS, SAMPLING, PocketWorld, colors_right
-from seedselect_core.likeness.losses import semantic_loss
-from seedselect_core.likeness.targets import build_targets
-from seedselect_core.likeness.vae import VaeCodec
-from seedselect_core.likeness.views import apply_views
+from pocket_world import COLORS, SAMPLING, PocketWorld, ToyWorld, colors_right
+from seedselect_core.likeness.comparison import compare_with
 from seedselect_core.references import ReferenceSet, combine, reference_set_from_batch
 from seedselect_core.search.optimize import optimize_seed
 from seedselect_core.search.settings import Settings
+from seedselect_core.seeds.seed import SamplingSettings, Seed
 
 RARE = TAIL_ORDER[-8:]
 # Settings were chosen on three of the first four. The last four, the rarest, were held out, but for
@@ -64,6 +62,36 @@ def number_of(letter: str, draw: int) -> int:
     return 1_000_000 * (draw + 1) + 1_000 * LETTERS.index(letter)
 
 
+def side_by_side(
+    world: ToyWorld,
+    positive: list,
+    refs: Sequence[ReferenceSet],
+    sampling: SamplingSettings,
+    settings: Settings,
+    **more,
+) -> tuple[Seed, torch.Tensor]:
+    """One search for several groups of as many pictures, each towards references of its own.
+
+    Args:
+        positive: a prompt for each picture, group by group.
+        refs: of each group.
+
+    Returns:
+        The seed of all, and the pictures that it draws.
+    """
+    pictures = len(positive[0][0])
+    ends = list(accumulate(len(own) for own in refs))
+    subsets = [list(range(end - len(own), end)) for own, end in zip(refs, ends, strict=True)]
+    seed, drawn, _ = optimize_seed(
+        world.scene(positive, combine(*refs), pictures),
+        sampling,
+        settings,
+        subsets=[own for own in subsets for _ in range(pictures // len(refs))],
+        **more,
+    )
+    return seed, world.vae.decode(drawn["samples"])
+
+
 def optimized(
     world: PocketWorld,
     groups: Sequence[tuple[str, int]],
@@ -85,18 +113,10 @@ def optimized(
         For each group letter, draw, seed, images, prompts' colours, verdicts and figures.
     """
     refs = refs or [references(letter, reference_count, draw) for letter, draw in groups]
-    ends = list(accumulate(len(own) for own in refs))
-    subsets = [list(range(end - len(own), end)) for own, end in zip(refs, ends, strict=True)]
     pairs = [color_pairs_of(letter, count, draw) for letter, draw in groups]
     wanted = [(x, *pair) for (x, _), own in zip(groups, pairs, strict=True) for pair in own]
-    seed, drawn, _ = optimize_seed(
-        world.scene(prompts(world, wanted), combine(*refs), len(wanted)),
-        sampling.override(seed=number_of(*groups[0])),
-        settings,
-        subsets=[own for own in subsets for _ in range(count)],
-        **more,
-    )
-    images = world.vae.decode(drawn["samples"])
+    sampling = sampling.override(seed=number_of(*groups[0]))
+    seed, images = side_by_side(world, prompts(world, wanted), refs, sampling, settings, **more)
     norms = seed.noise.flatten(1).norm(dim=1).tolist()
     found = []
     for number, ((letter, draw), own) in enumerate(zip(groups, pairs, strict=True)):
@@ -127,18 +147,23 @@ def verdicts(world: PocketWorld, images: torch.Tensor, letter: str, pairs) -> di
     return {"right": [sum(both) / 2 for both in zip(*answers, strict=True)], "colours": colors}
 
 
-def semantic_alike(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet) -> list[float]:
-    """Semantic loss of finished pictures under the same views, whichever their own search had."""
-    targets = build_targets(
-        refs,
-        world.encoder,
-        VaeCodec(world.vae),
-        world.model.model.process_latent_in,
-        (images.shape[2], images.shape[1]),
-        views=4,
-    )
-    embeddings = world.encoder(apply_views(images, targets.views)).unflatten(0, (-1, len(images)))
-    return semantic_loss(embeddings, targets.semantic).mean(0).tolist()
+def likeness(world: PocketWorld, images: torch.Tensor, refs: ReferenceSet) -> dict:
+    """Per finished picture, under the same views whichever its own search had.
+
+    Returns:
+        "semantic_alike", the semantic loss to the encoder that guides; "liked" and "agreed",
+        whether the picture is as near to the references as they are to each other, to it and to
+        the second encoder, which takes no part.
+    """
+    size = images.shape[2], images.shape[1]
+    losses = {}
+    near = {}
+    for name, encoder in (("liked", world.encoder), ("agreed", world.second_encoder)):
+        comparison = compare_with(refs, encoder, size, views=4)
+        own = [comparison(image, place)[0].item() for place, image in enumerate(images.split(1))]
+        losses[name] = own
+        near[name] = [loss <= comparison.spread for loss in own]
+    return {"semantic_alike": losses["liked"], **near}
 
 
 FIGURES = ("letter", "draw", "right", "colours", "semantic", "norm", "evaluations")
@@ -158,7 +183,8 @@ def cost(settings: Settings, steps: int = SAMPLING.steps) -> int:
     """Model evaluations that a seed costs, the unit in which rivals are compared.
 
     A forward pass counts as one, a recomputed one too, and a backward pass as two. The last
-    sampling, which only hands over a picture that is known, does not count.
+    sampling, which only hands over a picture that is known, does not count, nor does the picture of
+    the first noise where a search that begins with drafts draws it for the user alone.
     """
     s = settings
     exact = min(s.gradient_steps or steps, steps)

@@ -1,5 +1,6 @@
 """Are a hundred pictures of a rare letter as various as real glyphs of it?"""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,11 +22,13 @@ NEEDS = sets
 
 
 def units(quick: bool) -> dict[str, dict]:
-    letters, count = (sets.HELD_OUT[-1:], 4) if quick else (HELD_OUT, 8)
-    return {x: {"letter": x, "count": count} for x in letters}
+    letters, counts = (HELD_OUT[-1:], [4]) if quick else (HELD_OUT, list(sets.REFERENCES))
+    return {x: {"letter": x, "counts": counts} for x in letters}
 
 
-def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
+def run(world, path: Path, made: Path, letter: str, counts: list[int]) -> dict:
+    """Of a set by the most references, and the distances of those by fewer."""
+    count = max(counts)
     # Real glyphs of all fonts that nothing was trained on, but for those that were references.
     others = load_atlas("report")[:, LETTERS.index(letter)]
     others = paint_glyphs(others, generator_of("real", letter)).movedim(1, -1)
@@ -34,13 +37,12 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
     every = {name: x.float() / 255 for name, x in sets.stored(made, letter, count, 0).items()}
     every["real glyphs in the set's colours"] = _in_colors_of_the_set(letter, count)
     every["fonts the model has seen"] = known_glyphs(letter, sets.MANY, 0)
-    judge = torch.nn.Sequential(*list(world.judges["plain"].children())[:-1])
-    eyes = {
-        "the encoder of the loss": world.encoder,
-        "a judge": lambda images: judge(normalize(images.movedim(-1, 1))),
+    by_count = {
+        f"references: {n}": sets.stored(made, letter, n, 0)["seedselect"].float() / 255
+        for n in counts
     }
     found = {}
-    for eye, see in eyes.items():
+    for eye, see in eyes(world).items():
         features = F.normalize(see(real), dim=1)
         reports = {
             name: diversity_report(features, F.normalize(see(images), dim=1))
@@ -53,8 +55,34 @@ def run(world, path: Path, made: Path, letter: str, count: int) -> dict:
             "notes": some.notes,
             "rows": {"real": asdict(some.real)}
             | {name: asdict(report.generated) for name, report in reports.items()},
+            "distances": _distances(see, every, by_count),
         }
     return {"letter": letter, "eyes": found}
+
+
+def _distances(see, every: dict, by_count: dict) -> dict[str, float]:
+    """Mean cosine distance of two pictures of a small set, by what it was made from.
+
+    A single reference must not draw a set onto its style.
+    """
+    found = {}
+    for name, images in (every | by_count).items():
+        features = F.normalize(see(images[: sets.MADE]), dim=1)
+        among = 1 - features @ features.T
+        found[name] = round(float(among.sum()) / (len(among) ** 2 - len(among)), 4)
+    del found["seedselect"]  # a part of which is the one by the most references
+    return found
+
+
+def eyes(world) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """By name what makes features [B, D] of pictures: both encoders, and both judges' insides."""
+
+    def inside(judge: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        features = torch.nn.Sequential(*list(judge.children())[:-1])
+        return lambda images: features(normalize(images.movedim(-1, 1)))
+
+    encoders = {"the first encoder": world.encoder, "the second encoder": world.second_encoder}
+    return encoders | {f"judge {name}": inside(judge) for name, judge in world.judges.items()}
 
 
 def _in_colors_of_the_set(letter: str, count: int) -> torch.Tensor:
@@ -68,22 +96,31 @@ def _in_colors_of_the_set(letter: str, count: int) -> torch.Tensor:
     return paint(masks[: sets.MANY].float() / 255, RGB[ink], RGB[ground]).movedim(1, -1)
 
 
+def averaged(own: dict[str, dict]) -> dict[str, dict]:
+    """Means and intervals of what `diversity_report` says of several concepts, by their names."""
+    figures = {
+        key: mean_and_interval([(x, [row[key]]) for x, row in own.items()], shares=False)
+        for key in KEYS
+    }
+    near = {x: (row["duplicates"], row["count"]) for x, row in own.items()}
+    figures["duplicate_share"] = mean_and_interval(
+        [(x, [1] * some + [0] * (count - some)) for x, (some, count) in near.items()]
+    )
+    return figures
+
+
 def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
     table = {}
     for eye, some in next(iter(found.values()))["eyes"].items():
         letters = {unit["letter"]: unit["eyes"][eye] for unit in found.values()}
         table[eye] = {"letters": letters, "mean": {}}
+        table[eye]["distances"] = {
+            name: round(sum(own["distances"][name] for own in letters.values()) / len(letters), 4)
+            for name in some["distances"]
+        }
         for who in some["rows"]:
             own = {letter: eyes["rows"][who] for letter, eyes in letters.items()}
-            figures = {
-                key: mean_and_interval([(x, [row[key]]) for x, row in own.items()], shares=False)
-                for key in KEYS
-            }
-            near = {x: (row["duplicates"], row["count"]) for x, row in own.items()}
-            figures["duplicate_share"] = mean_and_interval(
-                [(x, [1] * some + [0] * (count - some)) for x, (some, count) in near.items()]
-            )
-            table[eye]["mean"][who] = figures
+            table[eye]["mean"][who] = averaged(own)
     return {"table": table}
 
 

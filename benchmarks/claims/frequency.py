@@ -3,18 +3,19 @@
 from pathlib import Path
 
 from pocket_world import FONTS_SEEN
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.search.presets import PRESETS
+from seedselect_core.search.settings import Settings
 
 from . import readings
-from .common import HELD_OUT, RARE, TAIL_ORDER, figures, optimized
-from .intervals import means
+from .common import HELD_OUT, RARE, TAIL_ORDER, figures, likeness, optimized, references
+from .intervals import mean_and_interval, means
 
 NAME = "frequency"
 DEPENDS = (readings,)
 PLAIN = Settings(iterations=0)
 # Draws of references, prompts and first noise, and pictures of each.
 OF_A_RARE_LETTER = (3, 6)
-OF_ANOTHER = (2, 1)
+OF_ANOTHER = (2, 2)
 SIDE_BY_SIDE = 3  # of the other letters
 
 
@@ -38,7 +39,9 @@ def run(world, path: Path, letters: str, draws: int, count: int) -> dict:
     return {
         "without": [figures(group) for group in without],
         "with": [
-            figures(group) | {"read by the encoder": readings.read_by_encoder(world, group)}
+            figures(group)
+            | {"read by the encoder": readings.read_by_encoder(world, group)}
+            | likeness(world, group["images"], references(group["letter"], 4, group["draw"]))
             for group in found
         ],
     }
@@ -49,6 +52,7 @@ def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
         when: [group for unit in found.values() for group in unit[when]]
         for when in ("without", "with")
     }
+    rare = [group for group in groups["with"] if group["letter"] in RARE]
     letters = [x for x in TAIL_ORDER if any(group["letter"] == x for group in groups["with"])]
     buckets = {
         "eight rarest": RARE,
@@ -63,7 +67,9 @@ def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
             for name, own in buckets.items()
             if not set(letters).isdisjoint(own)
         },
-        "missed": _missed([group for group in groups["with"] if group["letter"] in RARE]),
+        "missed": _missed(rare),
+        "liked": _liked(rare, "liked"),
+        "liked by both encoders": _liked(rare, "liked", "agreed"),
     }
 
 
@@ -73,6 +79,17 @@ def _both(groups: dict[str, list[dict]], letters) -> dict:
         when: means([g for g in own if g["letter"] in letters], ("right", "colours", "norm"))
         for when, own in groups.items()
     }
+
+
+def _liked(own: list[dict], *eyes: str) -> dict | None:
+    """Of the pictures that these find as like the references as they are to each other: how many
+    are right. An encoder that is fooled likes what is wrong."""
+    kept = []
+    for group in own:
+        near = zip(*(group[eye] for eye in eyes), strict=True)
+        right = [x for x, likes in zip(group["right"], near, strict=True) if all(likes)]
+        kept += [(group["letter"], right)] if right else []
+    return mean_and_interval(kept) if kept else None
 
 
 def _missed(own: list[dict]) -> dict:

@@ -1,5 +1,6 @@
 """Rivals at equal model evaluations, on the letters held out."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,46 +10,53 @@ import torch
 from pocket_world import SAMPLING
 from seedselect_core.chain.inversion import Refinement, invert_images
 from seedselect_core.likeness.weights import LossWeights
-from seedselect_core.references import combine
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.references import ReferenceSet, combine
+from seedselect_core.search.presets import PRESETS
+from seedselect_core.search.settings import Settings
 from seedselect_core.seeds.geometry import shell_centroid, shell_path
+from seedselect_core.seeds.seed import Seed
 
 from .common import (
     HELD_OUT,
     color_pairs_of,
     cost,
     figures,
+    likeness,
     number_of,
     optimized,
     pictures,
     prompts,
     references,
-    semantic_alike,
     within,
 )
 from .intervals import mean_and_interval, means
 
 NAME = "rivals"
+NAMES_TELL_SETTINGS = True
 # Draws at each budget, and pictures of each: small budgets are cheap, and all lie close together.
-BUDGETS = {25: (8, 4), 100: (3, 4), 400: (2, 2), 1600: (4, 1)}
+BUDGETS = {25: (8, 4), 100: (6, 4), 400: (6, 4), 1600: (8, 1)}
 TOGETHER = 6  # draws of a unit, at most
 REFERENCES = 4
 STEPS = SAMPLING.steps
 PAPER = PRESETS["paper"]
+# What others add to each value of the noise is a share of it here, and what they weigh the norm
+# prior by has its norm in it: 16 of 256 values.
+LENGTH = 16
 # ReNO (arXiv 2406.04312): its published optimizer, on this loss.
 RENO = Settings(
-    learning_rate=5.0,
+    learning_rate=5.0 / LENGTH,
     optimizer="sgd",
     schedule="constant",
     clip_norm=0.1,
-    weights=LossWeights(semantic=1.0, norm=0.01),
+    weights=LossWeights(semantic=1.0, norm=0.01 * LENGTH),
     views=1,
 )
 # AdamW on the plain semantic loss, as a first trial on these letters had it.
 PLAIN_DESCENT = Settings(
     learning_rate=0.1,
     schedule="constant",
-    weights=LossWeights(semantic=10.0, norm=0.01),
+    weight_decay=0.01,
+    weights=LossWeights(semantic=10.0, norm=0.01 * LENGTH),
     views=1,
 )
 OURS = {
@@ -75,9 +83,10 @@ def units(quick: bool) -> dict[str, dict]:
     found = {}
     # The long ones first, so that no process is left with one at the end.
     for budget, (draws, count) in reversed(budgets.items()):
-        for number, method in enumerate(METHODS):
+        for number, (method, settings) in enumerate(METHODS.items()):
+            how = (settings(budget) if settings else PAPER).fingerprint()
             for first in range(0, draws, TOGETHER):
-                found[f"{budget}_{number}_{first}"] = {
+                found[f"{budget}_{number}_{first}_{how}"] = {
                     "letters": "P" if quick else HELD_OUT,
                     "draws": list(range(first, min(draws, first + TOGETHER))),
                     "count": count,
@@ -107,23 +116,28 @@ def run(
         "method": method,
         "cost": spent,
         "groups": [
-            figures(group) | {"semantic_alike": semantic_alike(world, group["images"], own)}
+            figures(group) | likeness(world, group["images"], own)
             for group, own in zip(found, refs, strict=True)
         ],
     }
 
 
-def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> tuple[list, int]:
-    """References inverted to noise at guidance 1; their centroid and the paths to it start."""
-    wanted = [(x, *pair) for x, draw in groups for pair in color_pairs_of(x, REFERENCES, draw)]
-    spent = STEPS * REFERENCES // count  # one refinement a step and reference, shared by the seeds
+def starts_from_inverted(
+    world, positive: list, refs: list[ReferenceSet], number: int, count: int
+) -> Seed:
+    """``count`` starts of each group, whose references are inverted to noise at guidance 1.
+
+    Args:
+        positive: a prompt for each reference, group by group.
+        number: the host's seed.
+    """
     inverted = invert_images(
         world.model,
-        prompts(world, wanted),
+        positive,
         world.negative,
         world.vae,
         combine(*refs).resized(64, 64),
-        SAMPLING.override(seed=number_of(*groups[0]), cfg=1.0),
+        SAMPLING.override(seed=number, cfg=1.0),
         refinement=Refinement(1),
     ).seed
     starts = []
@@ -131,8 +145,16 @@ def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> 
         center = shell_centroid(noises)
         # Each seed starts halfway between the centroid and one of the references.
         starts += [shell_path(center, noise, 3)[1] for noise in noises[:count]]
+    return replace(inverted, noise=torch.stack(starts), sampling=SAMPLING)
+
+
+def _from_inverted(world, groups: list, count: int, refs: list, budget: int) -> tuple[list, int]:
+    """References inverted to noise at guidance 1; their centroid and the paths to it start."""
+    wanted = [(x, *pair) for x, draw in groups for pair in color_pairs_of(x, REFERENCES, draw)]
+    spent = STEPS * REFERENCES // count  # one refinement a step and reference, shared by the seeds
+    number = number_of(*groups[0])
+    start = starts_from_inverted(world, prompts(world, wanted), refs, number, count)
     settings = within(budget - spent, PAPER)
-    start = replace(inverted, noise=torch.stack(starts), sampling=SAMPLING)
     found = optimized(world, groups, count, settings, refs=refs, start=start)
     return found, spent + cost(settings)
 
@@ -152,7 +174,34 @@ def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
             letters = {x: round(sum(own) / len(own), 3) for x, own in right.items()}
             of = {"method": method, "budget": budget, "cost": units[0]["cost"]}
             table.append(of | measured | {"letters": letters})
-    return {"table": table, "ahead": _ahead(found, table)}
+    return {"table": table, "ahead": _ahead(found, table), "needed": _needed(table)}
+
+
+def _needed(table: list[dict], share: float = 0.9) -> dict[str, float | None]:
+    """Of each method how many evaluations it takes until ``share`` of the pictures are right.
+
+    Between two budgets by a straight line over the logarithm of the evaluations spent; None where
+    no budget reaches it.
+    """
+    needed = {}
+    for method in METHODS:
+        points = [
+            (math.log(entry["cost"]), entry["right"]["mean"])
+            for entry in table
+            if entry["method"] == method
+        ]
+        points.sort()
+        needed[method] = None
+        last = None
+        for spent, right in points:
+            if right >= share:
+                if last is not None:
+                    part = (share - last[1]) / (right - last[1])
+                    spent = last[0] + part * (spent - last[0])
+                needed[method] = round(math.exp(spent))
+                break
+            last = spent, right
+    return needed
 
 
 def _ahead(found: dict[str, dict], table: list[dict]) -> dict[int, dict]:

@@ -12,7 +12,8 @@ import torch
 
 from pocket_world import COLORS, SAMPLING
 from seedselect_core.references import reference_set_from_batch
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.search.presets import PRESETS
+from seedselect_core.search.settings import Settings
 from seedselect_core.sets.bootstrap import SetSettings, make_set
 
 from . import classification

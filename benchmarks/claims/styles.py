@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pocket.atlas import paint_glyphs
 from pocket.drawing import RGB, paint
 from seedselect_core.references import reference_set_from_batch
-from seedselect_core.search.settings import PRESETS, Settings
+from seedselect_core.search.presets import PRESETS
+from seedselect_core.search.settings import Settings
 
 from .common import HELD_OUT, figures, glyphs, optimized, pictures
 from .intervals import means

@@ -6,7 +6,7 @@ from pathlib import Path
 from pocket.drawing import RGB, paint
 from pocket_world import SAMPLING
 from seedselect_core.references import ReferenceSet, reference_set_from_batch
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 
 from .common import figures, glyphs, optimized, references
 from .intervals import means

@@ -6,7 +6,7 @@ import torch
 
 from pocket_world import SAMPLING
 from seedselect_core.chain.sampling import sample_from_seed
-from seedselect_core.search.settings import PRESETS
+from seedselect_core.search.presets import PRESETS
 
 from .common import (
     HELD_OUT,

@@ -31,10 +31,10 @@ class Progress:
         os.replace(half_written, self.path)
 
 
-def save_weights(state: dict[str, torch.Tensor], name: str) -> Path:
-    """Write ``pocket/weights/<name>.safetensors`` in float16 (integers as they are)."""
-    WEIGHTS.mkdir(exist_ok=True)
-    path = WEIGHTS / f"{name}.safetensors"
+def save_weights(state: dict[str, torch.Tensor], name: str, folder: Path = WEIGHTS) -> Path:
+    """Write ``<folder>/<name>.safetensors`` in float16 (integers as they are)."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.safetensors"
     half = {
         key: (value.half() if value.is_floating_point() else value).detach().contiguous().clone()
         for key, value in state.items()

@@ -7,9 +7,10 @@ Debian's package ``texlive-fonts-extra`` holds some 5,400 font files. Unpack it 
 
 writes ``WORK/glyphs.npz``: ``masks`` uint8 [N, 26, 64, 64] (capital A to Z, centred, longer side 46
 pixels, 255 where there is ink), ``digits`` uint8 [N, 10, 64, 64] (0 to 9 alike, empty where
-``has_digits`` [N] is false), ``paths`` and ``families`` [N], and ``split`` [N]: ``train``,
-``judge`` or ``unseen``. A font needs capitals to be kept, not digits. The split is by font family,
-never by file, so that the bold cut of a face that was trained on cannot turn up among the unseen.
+``has_digits`` [N] is false), ``others`` uint8 [N, 29, 64, 64] (`OTHERS`, empty where a font lacks
+one), ``paths`` and ``families`` [N], and ``split`` [N]: ``train``, ``judge`` or ``unseen``. A font
+needs capitals to be kept, not the others. The split is by font family, never by file, so that the
+bold cut of a face that was trained on cannot turn up among the unseen.
 """
 
 import argparse
@@ -25,23 +26,28 @@ from PIL import Image, ImageDraw, ImageFont
 from ..drawing import LETTERS, SIZE
 
 LONGER_SIDE = 46
+# Fonts that draw no letters, a path a line, as `train_judges filter` found them. It does not find
+# quite the same ones each time, and what is made after it must be of the same fonts.
+ORNAMENTS = Path(__file__).with_name("ornaments.txt")
 EXTENSIONS = {".otf", ".ttf", ".pfb"}
+# Lower case, but for what is drawn as its capital once it is as large, and signs.
+OTHERS = "abdefghijklmnpqrtuy" + "&!?@$%#+*="
 SPLITS = (("train", 0.75), ("judge", 0.10), ("unseen", 0.15))
 
 
 class Glyphs:
-    """The masks of one split, ornaments left out: capitals and digits of the same fonts.
+    """The masks of one split, ornaments left out: capitals, digits, others of the same fonts.
 
-    ``masks`` is uint8 [N, 26, 64, 64], ``digits`` uint8 [N, 10, 64, 64], ``has_digits`` bool [N].
+    ``masks`` is uint8 [N, 26, 64, 64], ``digits`` uint8 [N, 10, 64, 64], ``has_digits`` bool [N],
+    ``others`` uint8 [N, 29, 64, 64].
     """
 
     def __init__(self, work: Path, split: str):
         with np.load(work / "glyphs.npz") as file:
-            keep = file["split"] == split
-            if (work / "real_letters.npy").exists():
-                keep &= np.load(work / "real_letters.npy")
+            keep = (file["split"] == split) & ~np.isin(file["paths"], ORNAMENTS.read_text().split())
             self.masks = torch.from_numpy(file["masks"][keep])
             self.digits = torch.from_numpy(file["digits"][keep])
+            self.others = torch.from_numpy(file["others"][keep])
             has_digits = file["has_digits"]
             if (work / "real_digits.npy").exists():
                 has_digits = has_digits & np.load(work / "real_digits.npy")
@@ -95,22 +101,39 @@ def render(font: ImageFont.FreeTypeFont, text: str, distinct: int) -> np.ndarray
     return np.stack(masks) if len({mask.tobytes() for mask in masks}) >= distinct else None
 
 
-def render_font(path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """Capitals uint8 [26, 64, 64] and digits [10, 64, 64], the latter None where not usable.
+def render_or_none(font: ImageFont.FreeTypeFont, text: str, distinct: int) -> np.ndarray | None:
+    """`render`; None, too, where the font's file is broken there."""
+    try:
+        return render(font, text, distinct)
+    except (OSError, ValueError, MemoryError):
+        return None
 
-    None where the capitals are not: such a font is left out.
+
+def alike(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of ``others`` uint8 [N, 64, 64] are ``mask`` [64, 64] but for its edges; bool [N]."""
+    different = np.abs(others.astype(int) - mask).sum((1, 2))
+    return different < 0.15 * np.maximum(others, mask).astype(int).sum((1, 2))
+
+
+def render_font(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray] | None:
+    """Capitals uint8 [26, 64, 64], digits [10, 64, 64] and `OTHERS` [29, 64, 64].
+
+    None where the capitals are not usable: such a font is left out. Digits are None where they are
+    not. One of the others is empty where the font lacks it, or draws a capital in its place.
     """
     try:
         font = ImageFont.truetype(str(path), 160)
-        capitals = render(font, LETTERS, distinct=24)
-        if capitals is None:
-            return None
     except (OSError, ValueError, MemoryError):
         return None
-    try:
-        return capitals, render(font, string.digits, distinct=10)
-    except (OSError, ValueError, MemoryError):
-        return capitals, None
+    capitals = render_or_none(font, LETTERS, distinct=24)
+    if capitals is None:
+        return None
+    others = np.zeros((len(OTHERS), SIZE, SIZE), np.uint8)
+    for place, sign in enumerate(OTHERS):
+        mask = render_or_none(font, sign, distinct=1)
+        if mask is not None and not alike(mask[0], capitals).any():
+            others[place] = mask[0]
+    return capitals, render_or_none(font, string.digits, distinct=10), others
 
 
 def family_of(path: Path, root: Path) -> str:
@@ -143,13 +166,14 @@ def main() -> None:
     masks = []
     digits = []
     has_digits = []
+    others = []
     kept = []
     with ProcessPoolExecutor() as pool:
         for path, rendered in zip(paths, pool.map(render_font, paths, chunksize=16), strict=True):
             if rendered is None:
                 continue
             # The same outlines ship as .otf and .pfb; at 16 pixels with few greys they coincide.
-            capitals, figures = rendered
+            capitals, figures, rest = rendered
             small = capitals.reshape(26, 16, 4, 16, 4).mean((2, 4)) // 48
             key = small.astype(np.uint8).tobytes()
             if key not in seen:
@@ -157,6 +181,7 @@ def main() -> None:
                 masks.append(capitals)
                 digits.append(np.zeros((10, SIZE, SIZE), np.uint8) if figures is None else figures)
                 has_digits.append(figures is not None)
+                others.append(rest)
                 kept.append(path)
     families = [family_of(path, args.fonts) for path in kept]
     np.savez_compressed(
@@ -164,6 +189,7 @@ def main() -> None:
         masks=np.stack(masks),
         digits=np.stack(digits),
         has_digits=has_digits,
+        others=np.stack(others),
         paths=[str(path.relative_to(args.fonts)) for path in kept],
         families=families,
         split=[split_of(family) for family in families],
@@ -171,6 +197,8 @@ def main() -> None:
     counts = {name: sum(split_of(f) == name for f in families) for name, _ in SPLITS}
     print(f"{len(kept)} of {len(paths)} fonts, {len(set(families))} families, split {counts}")
     print(f"{sum(has_digits)} of them have ten digits")
+    missing = sum(int((~rest.any((1, 2))).sum()) for rest in others)
+    print(f"{1 - missing / len(others) / len(OTHERS):.1%} of lower case and signs")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Stage 1: the autoencoder, 64 x 64 x 3 to 8 x 8 x 4. All letters of all training fonts alike.
+"""Stage 1: the autoencoder, 64 x 64 x 3 to 8 x 8 x 4 (hands: 16 x 16 x 4). All concepts alike.
 
-python -m pocket.making.train_autoencoder --work WORK [--steps 1300] [--threads 1]
+python -m pocket.making.train_autoencoder --work WORK [--world hands] [--steps 1300] [--threads 1]
 
 L1 and L2 on the picture, and L1 on its horizontal and vertical differences (crisp edges). A little
 noise on the latents makes them smooth, a weak pull keeps them near unit scale. Writes
@@ -19,22 +19,14 @@ from torchvision.utils import save_image
 from . import host_cpu  # noqa: F401
 
 # isort: split
-from seedselect_core.pocket import build_autoencoder
+from seedselect_core.pocket import Toy, build_autoencoder
 
-from ..drawing import RGB, color_pairs, jitter, paint
-from .checkpoint import WEIGHTS, Progress, save_weights
-from .glyphs import Glyphs
+from .checkpoint import Progress, save_weights
 from .initialize import initialize, initialize_autoencoder
+from .world import NAMES, Pictures, load_world
 
 BATCH = 16
 LATENT_NOISE = 0.1
-
-
-def random_pictures(glyphs: Glyphs, count: int, generator: torch.Generator) -> torch.Tensor:
-    font = torch.randint(len(glyphs), (count,), generator=generator)
-    letter = torch.randint(26, (count,), generator=generator)
-    ink, ground = color_pairs(count, generator)
-    return paint(jitter(glyphs.masks[font, letter], generator), RGB[ink], RGB[ground])
 
 
 def losses(model, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -53,47 +45,40 @@ def losses(model, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @torch.no_grad()
-def write_latent_facts(model, glyphs: Glyphs) -> None:
+def write_latent_facts(model, toy: Toy, source: Pictures) -> None:
     """Scale that gives unit variance, and least squares from latent to mean colour (in -1..1)."""
     generator = torch.Generator().manual_seed(5)
-    pictures = random_pictures(glyphs, 512, generator)
+    pictures, _ = source.sample(512, generator)
     latents = torch.cat([model.encode(part * 2 - 1) for part in pictures.split(64)])
     scale = 1 / latents.std().item()
-    colors = torch.nn.functional.avg_pool2d(pictures * 2 - 1, 8).movedim(1, -1).reshape(-1, 3)
-    inputs = (latents * scale).movedim(1, -1).reshape(-1, 4)
+    means = torch.nn.functional.avg_pool2d(pictures * 2 - 1, toy.downscale)
+    colors = means.movedim(1, -1).reshape(-1, 3)
+    inputs = (latents * scale).movedim(1, -1).reshape(-1, toy.latent_channels)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     solution = torch.linalg.lstsq(inputs, colors).solution
     facts = {
         "scale_factor": round(scale, 5),
-        "latent_rgb_factors": [[round(v, 4) for v in row] for row in solution[:4].tolist()],
-        "latent_rgb_bias": [round(v, 4) for v in solution[4].tolist()],
+        "latent_rgb_factors": [[round(v, 4) for v in row] for row in solution[:-1].tolist()],
+        "latent_rgb_bias": [round(v, 4) for v in solution[-1].tolist()],
     }
-    (WEIGHTS / "latent.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (toy.weights / "latent.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(facts, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1300)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    glyphs = Glyphs(args.work, "train")
-    model = build_autoencoder()
+def train(toy: Toy, source: Pictures, steps: int, progress: Progress) -> torch.nn.Module:
+    """The autoencoder after ``steps``, going on from where ``progress`` was saved."""
+    model = build_autoencoder(toy)
     initialize(model)
     initialize_autoencoder(model)
     model.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1.5e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, args.steps, pct_start=0.1)
-    progress = Progress(args.work / "autoencoder.pt")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, steps, pct_start=0.1)
     first = progress.resume(model, optimizer, schedule)
     generator = torch.Generator()
     began = time.time()
-    for step in range(first, args.steps):
+    for step in range(first, steps):
         generator.manual_seed(step)
-        error, edges, square = losses(model, random_pictures(glyphs, BATCH, generator))
+        error, edges, square = losses(model, source.sample(BATCH, generator)[0])
         optimizer.zero_grad()
         (error + 0.5 * edges + 1e-3 * square).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,15 +90,35 @@ def main() -> None:
             print(f"step {step} {facts} {seconds:.0f} s", flush=True)
         if step % 100 == 99:
             progress.save(step + 1, model, optimizer, schedule)
-    model.eval()
-    with torch.no_grad():
-        pictures = random_pictures(Glyphs(args.work, "unseen"), 256, generator.manual_seed(9))
-        output = torch.cat([model.decode(model.encode(p * 2 - 1)) for p in pictures.split(64)])
-        output = (output / 2 + 0.5).clamp(0, 1)
+    return model.eval()
+
+
+@torch.no_grad()
+def reconstructed(model, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures float [B, 3, H, W] in 0..1 as the autoencoder gives them back."""
+    output = torch.cat([model.decode(model.encode(p * 2 - 1)) for p in pictures.split(64)])
+    return (output / 2 + 0.5).clamp(0, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0])
+    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    world = load_world(args.world)
+    source = world.alike(args.work, "train")
+    model = train(world.toy, source, args.steps, Progress(args.work / "autoencoder.pt"))
+    unseen = world.alike(args.work, "unseen")
+    pictures, _ = unseen.sample(256, torch.Generator().manual_seed(9))
+    output = reconstructed(model, pictures)
     save_image(torch.cat([pictures[:32], output[:32]]), args.work / "autoencoder.png", nrow=16)
-    print(f"L1 on unseen fonts {(output - pictures).abs().mean():.4f} (of 0..1)")
-    save_weights(model.state_dict(), "vae")
-    write_latent_facts(model, glyphs)
+    print(f"L1 on what was not seen {(output - pictures).abs().mean():.4f} (of 0..1)")
+    save_weights(model.state_dict(), "vae", world.toy.weights)
+    write_latent_facts(model, world.toy, source)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Stage 3: the diffusion model, on the long tail.
 
-python -m pocket.making.train_diffusion latents --work WORK [--threads 1]
-python -m pocket.making.train_diffusion unet --work WORK [--minutes 60]
+python -m pocket.making.train_diffusion latents --work WORK [--world hands] [--threads 1]
+python -m pocket.making.train_diffusion unet --work WORK [--world hands] [--minutes 60]
 
-The first command draws pictures in proportion to the number of fonts each letter is seen in and
-encodes them once; the second trains the UNet on those latents, conditioned by the frozen text
-tower. The empty prompt stands in 10 % of the time, an incomplete one 5 %.
+The first command draws pictures in proportion to the number of fonts, or poses, of each concept,
+and encodes them once; the second trains the UNet on those latents, conditioned by the
+frozen text tower. The empty prompt stands in 10 % of the time, an incomplete one 5 %.
 """
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -21,80 +22,68 @@ from . import host_cpu  # noqa: F401
 # isort: split
 from seedselect_core import pocket
 
-from ..drawing import COLORS, LETTERS, RGB, color_pairs, fonts_seen, jitter, paint
-from .checkpoint import WEIGHTS, Progress, save_weights
-from .glyphs import Glyphs
+from .checkpoint import Progress, save_weights
 from .initialize import initialize, start_as_identity
+from .world import NAMES, World, load_world
 
 BATCH = 64
 EMA_DECAY = 0.999
 PICTURES = 60_000
+PIXELS = 64
 
 
 @torch.no_grad()
-def write_latents(work: Path) -> None:
-    """``latents.pt``: scaled latents float16 [N, 4, 8, 8] and letter, ink, ground [N]."""
-    glyphs = Glyphs(work, "train")
-    model = pocket.load_vae().first_stage_model
-    scale = json.loads((WEIGHTS / "latent.json").read_text())["scale_factor"]
-    seen = torch.tensor([min(fonts_seen(letter), len(glyphs)) for letter in LETTERS])
-    # Which fonts a rare letter is seen in differs from letter to letter.
-    order = torch.stack(
-        [torch.randperm(len(glyphs), generator=torch.Generator().manual_seed(i)) for i in range(26)]
-    )
+def write_latents(world: World, work: Path) -> None:
+    """``latents.pt``: scaled latents float16 [N, C, H, W] and facts [N, A]."""
+    source = world.rare(work)
+    model = pocket.load_vae(world.toy).first_stage_model
+    scale = json.loads((world.toy.weights / "latent.json").read_text())["scale_factor"]
     generator = torch.Generator().manual_seed(11)
     began = time.time()
     chunks = []
     for start in range(0, PICTURES, 100):
-        letter = torch.multinomial(seen.float(), 100, replacement=True, generator=generator)
-        rank = (torch.rand(100, generator=generator) * seen[letter]).long()
-        masks = glyphs.masks[order[letter, rank], letter]
-        ink, ground = color_pairs(100, generator)
-        pictures = paint(jitter(masks, generator), RGB[ink], RGB[ground])
+        pictures, facts = source.sample(100, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latents = model.encode(pictures * 2 - 1)
-        chunks.append((latents.float().mul(scale).half(), letter, ink, ground))
+        chunks.append((latents.float().mul(scale).half(), facts))
         if start % 8000 == 0:
             print(f"{start} pictures {time.time() - began:.0f} s", flush=True)
-    latents, letter, ink, ground = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    counts = dict(zip(LETTERS, seen.tolist(), strict=True))
-    (WEIGHTS / "fonts_seen.json").write_text(json.dumps(counts) + "\n")
-    torch.save(
-        {"latents": latents, "letter": letter, "ink": ink, "ground": ground}, work / "latents.pt"
-    )
+    latents, facts = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    seen = world.toy.weights / f"{world.seen_as}.json"
+    seen.write_text(json.dumps(source.counts) + "\n")
+    torch.save({"latents": latents, "facts": facts}, work / "latents.pt")
+
+
+def prompts(world: World) -> list[str]:
+    """Every prompt, each attribute but the concept told or, at last, untold; last of all: none."""
+    concepts, *others = world.attributes.values()
+    told = itertools.product(concepts, *((*of, "") for of in others))
+    return [*map(world.text, told), ""]
 
 
 @torch.no_grad()
-def prompt_contexts() -> torch.Tensor:
-    """Hidden states of every caption [26 * 11 * 11 + 1, 16, 128]; colour 10: untold; last: none."""
-    clip = pocket.load_clip()
-
-    def encode(text):
-        return clip.encode_from_tokens(clip.tokenize(text))
-
-    shape = (len(LETTERS) * 121 + 1, pocket.PROMPT_TOKENS, pocket.TEXT_WIDTH)
-    contexts = torch.zeros(shape)
-    for k, letter in enumerate(LETTERS):
-        for i, ink in enumerate([*COLORS, ""]):
-            for g, ground in enumerate([*COLORS, ""]):
-                if ink != ground or not ink:
-                    text = f"a {ink} letter {letter}" + (f" on {ground}" if ground else "")
-                    contexts[k * 121 + i * 11 + g] = encode(text)
-    contexts[-1] = encode("")
-    return contexts
+def prompt_contexts(world: World) -> torch.Tensor:
+    """Hidden states [N, 16, 128] of all `prompts`."""
+    clip = pocket.load_clip(world.toy)
+    encoded = [clip.encode_from_tokens(clip.tokenize(text)) for text in prompts(world)]
+    return torch.cat(encoded)
 
 
-def caption_indices(letter, ink, ground, generator) -> torch.Tensor:
-    draw = torch.rand(len(letter), generator=generator)
-    ink = torch.where((draw > 0.10) & (draw < 0.13), torch.full_like(ink, 10), ink)
-    ground = torch.where((draw > 0.115) & (draw < 0.15), torch.full_like(ground, 10), ground)
-    return torch.where(draw < 0.10, torch.full_like(letter, -1), letter * 121 + ink * 11 + ground)
+def prompt_indices(world: World, facts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Which of `prompts` each picture is trained with [B]: most tell all facts [B, A]."""
+    draw = torch.rand(len(facts), generator=generator)
+    index = facts[:, 0]
+    others = list(world.attributes.values())[1:]
+    for column, (of, (low, high)) in enumerate(zip(others, world.untold, strict=True), 1):
+        untold = (draw > low) & (draw < high)
+        index = index * (len(of) + 1) + facts[:, column].masked_fill(untold, len(of))
+    return index.masked_fill(draw < 0.10, -1)
 
 
-def train(work: Path, minutes: float, steps: int) -> None:
+def train(world: World, work: Path, minutes: float, steps: int) -> None:
     data = torch.load(work / "latents.pt", weights_only=True)
-    contexts = prompt_contexts()
-    model = pocket.build_unet()
+    contexts = prompt_contexts(world)
+    model = pocket.build_unet(toy=world.toy)
     unet = model.diffusion_model
     initialize(unet)
     start_as_identity(unet)
@@ -112,9 +101,8 @@ def train(work: Path, minutes: float, steps: int) -> None:
     running = 0.0
     for step in range(first, steps):
         generator.manual_seed(step)
-        pick = torch.randint(len(data["letter"]), (BATCH,), generator=generator)
-        letter, ink, ground = (data[key][pick] for key in ("letter", "ink", "ground"))
-        context = contexts[caption_indices(letter, ink, ground, generator)]
+        pick = torch.randint(len(data["facts"]), (BATCH,), generator=generator)
+        context = contexts[prompt_indices(world, data["facts"][pick], generator)]
         clean = data["latents"][pick].float()
         timestep = torch.randint(len(sigmas), (BATCH,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -135,51 +123,54 @@ def train(work: Path, minutes: float, steps: int) -> None:
             print(f"step {step} loss {running:.4f} {time.time() - began:.0f} s", flush=True)
         if step % 300 == 299 or step == steps - 1:
             progress.save(step + 1, unet, average, optimizer, schedule)
-            save_weights(average.module.state_dict(), "unet")
+            save_weights(average.module.state_dict(), "unet", world.toy.weights)
         if time.time() - began > minutes * 60:
             print(f"stopped at step {step} after {minutes} minutes; run again to go on")
             return
-    picture(work)
+    picture(world, work)
 
 
 @torch.no_grad()
-def picture(work: Path) -> None:
-    """``unet.png``: every letter once per column, rarest last, sampled by the host."""
+def picture(world: World, work: Path) -> None:
+    """``unet.png``: every concept once per column, rarest last, sampled by the host."""
     import comfy.sample
 
-    from .drawing import TAIL_ORDER, prompt
-
-    patcher, clip, vae, _ = pocket.load_pocket_model()
-    rows = []
+    patcher, clip, vae, _ = pocket.load_pocket_model(world.toy)
+    side = PIXELS // world.toy.downscale
+    columns = []
     negative = [[clip.encode_from_tokens(clip.tokenize("")), {}]]
-    for index, letter in enumerate(TAIL_ORDER):
-        text = prompt(letter, COLORS[index % 10], COLORS[(index + 3) % 10])
+    for rank in range(len(world.tail)):
+        text = world.text(world.example(rank))
         positive = [[clip.encode_from_tokens(clip.tokenize(text)), {}]]
-        noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(index))
+        shape = (8, world.toy.latent_channels, side, side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(rank))
         empty = torch.zeros_like(noise)
         latent = comfy.sample.sample(
-            patcher, noise, 10, 7.0, "ddim", "normal", positive, negative, empty, seed=index
+            patcher, noise, 10, 7.0, "ddim", "normal", positive, negative, empty, seed=rank
         )
-        rows.append(vae.decode(latent).movedim(-1, 1))
-    save_image(torch.stack(rows, 1).flatten(0, 1), work / "unet.png", nrow=26)
+        columns.append(vae.decode(latent).movedim(-1, 1))
+    rows = torch.stack(columns, 1).flatten(0, 1)
+    save_image(rows, work / "unet.png", nrow=len(world.tail))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=["latents", "unet", "picture"])
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0])
     parser.add_argument("--steps", type=int, default=2300)
     parser.add_argument("--minutes", type=float, default=180)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    world = load_world(args.world)
     if args.stage == "latents":
-        write_latents(args.work)
+        write_latents(world, args.work)
     elif args.stage == "unet":
-        train(args.work, args.minutes, args.steps)
+        train(world, args.work, args.minutes, args.steps)
     else:
-        picture(args.work)
+        picture(world, args.work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the judges, and before that what tells letters from ornaments and what is no character.
 
-python -m pocket.making.train_judges filter --work WORK  two-fold, writes real_letters.npy
+python -m pocket.making.train_judges filter --work WORK  two-fold, writes ornaments.txt
 python -m pocket.making.train_judges check --work WORK   two-fold, writes real_digits.npy and
                                                          no_characters_checked.npy
 python -m pocket.making.train_judges plain --work WORK   trains one judge, writes its weights
@@ -24,7 +24,7 @@ from torchvision.utils import save_image
 from ..drawing import LETTERS, RGB, color_pairs, jitter, paint
 from ..judges import CHARACTERS, JUDGES, SIGNS, PlainJudge, normalize
 from .checkpoint import Progress, save_weights
-from .glyphs import Glyphs
+from .glyphs import ORNAMENTS, Glyphs
 from .no_characters import KINDS, NoCharacters
 
 REAL_ABOVE = 0.8
@@ -86,8 +86,13 @@ def family_weights(families: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(1 / np.sqrt(size[place]))
 
 
-def hard_pictures(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pictures [B, 3, 64, 64] in any colours, sheared, stretched, blurred and noisy."""
+def hard_pictures(
+    masks: torch.Tensor, generator: torch.Generator, colors: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Pictures [B, 3, 64, 64], sheared, stretched, blurred and noisy.
+
+    ``colors`` are ink and ground of all; without them each has its own.
+    """
     count = len(masks)
     draw = torch.rand(6, count, generator=generator) * 2 - 1
     theta = torch.zeros(count, 2, 3)
@@ -108,6 +113,8 @@ def hard_pictures(masks: torch.Tensor, generator: torch.Generator) -> torch.Tens
     blur = torch.rand(count, 1, 1, 1, generator=generator)
     alpha = blur * blurred + (1 - blur) * alpha
     ink, ground = color_pairs(count, generator)
+    if colors is not None:
+        ink, ground = (torch.full_like(ink, color) for color in colors)
     pictures = paint(alpha[:, 0], RGB[ink], RGB[ground])
     noise = torch.rand(count, 1, 1, 1, generator=generator) * 0.06
     return (pictures + noise * torch.randn(pictures.shape, generator=generator)).clamp(0, 1)
@@ -168,6 +175,7 @@ def filter_ornaments(work: Path, steps: int) -> None:
     with np.load(work / "glyphs.npz") as file:
         masks = torch.from_numpy(file["masks"])
         fold = fold_of(file["families"])
+        paths = file["paths"]
     share = torch.zeros(len(masks))
     for half in (0, 1):
         progress = Progress(work / f"filter_{half}.pt")
@@ -178,7 +186,7 @@ def filter_ornaments(work: Path, steps: int) -> None:
         right = read.view(-1, len(LETTERS)) == torch.arange(len(LETTERS))
         share[fold == half] = right.float().mean(1)
     real = share >= REAL_ABOVE
-    np.save(work / "real_letters.npy", real.numpy())
+    ORNAMENTS.write_text("".join(f"{path}\n" for path in paths[~real.numpy()]))
     rejected = masks[~real][:: max(1, int((~real).sum()) // 16)][:16]
     save_image(1 - rejected.flatten(0, 1)[:, None].float() / 255, work / "ornaments.png", nrow=26)
     print(f"{int(real.sum())} of {len(real)} fonts are letters, read {share[real].mean():.4f}")

@@ -1,21 +1,21 @@
-"""Stage 2: the text and vision towers, trained together as CLIP is. All letters alike.
+"""Stage 2: the text and vision towers, trained together as CLIP is. All concepts alike.
 
-python -m pocket.making.train_towers --work WORK [--steps 2600] [--threads 1]
+python -m pocket.making.train_towers --work WORK [--world hands] [--steps 4000] [--threads 1]
 
 Every picture of a batch is compared with every caption; captions that mean the same count as the
-same (soft targets), since there are only 2,340 of them. A part of a caption is left out now and
-then, so that "a letter Q" and "a red letter" mean something too. Writes the tokenizer,
+same (soft targets), since there are only a few thousand of them. A part of a caption is left out
+now and then, so that "a letter Q" and "a red letter" mean something too. Writes the tokenizer,
 ``text_encoder.safetensors`` and ``clip_vision.safetensors``.
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
@@ -26,21 +26,20 @@ from comfy.clip_vision import ClipVisionModel
 
 from seedselect_core import pocket
 
-from ..drawing import COLORS, LETTERS, PALETTE, RGB, color_pairs, jitter, paint
-from .checkpoint import WEIGHTS, Progress, save_weights
-from .glyphs import Glyphs
+from .checkpoint import Progress, save_weights
+from .world import NAMES, Captioned, World, load_world, values
 
 BATCH = 96
-# Left alone, the towers tell captions apart by colour and learn no letters. So the first part is
-# black on white, and later two batches of three are of one pair of colours.
-BLACK_ON_WHITE = 0.15
+# Left alone, the towers tell captions apart by colour and learn no shapes. So the first part is of
+# one plain look, and later two batches of three are of one look.
+PLAIN = 0.15
 
 
-def write_tokenizer() -> None:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+def write_tokenizer(world: World) -> None:
+    from tokenizers import models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<start>", "<end>", "<unknown>", "letter", "on", *PALETTE, *LETTERS.lower()]
+    words = ["<start>", "<end>", "<unknown>", *world.words]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unknown>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -54,19 +53,22 @@ def write_tokenizer() -> None:
         unk_token="<unknown>",
         pad_token="<end>",
     )
-    fast.save_pretrained(WEIGHTS / "tokenizer")
+    fast.save_pretrained(world.toy.weights / "tokenizer")
 
 
-def caption_tokens(letter, ink, ground, keep_colors) -> torch.Tensor:
-    """Token rows [B, 16]; ``keep_colours`` 0: no colour, 1: ink, 2: ground, 3: both."""
-    vocabulary = json.loads((WEIGHTS / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
-    rows = []
-    for k, i, g, c in zip(letter, ink, ground, keep_colors, strict=True):
-        words = ["a", *([COLORS[i]] if c & 1 else []), "letter", LETTERS[k].lower()]
-        words += ["on", COLORS[g]] if c & 2 else []
-        row = [pocket.START, *(vocabulary[word] for word in words)]
-        rows.append(row + [pocket.END] * (pocket.PROMPT_TOKENS - len(row)))
-    return torch.tensor(rows)
+class Captions:
+    """Captions as the towers take them."""
+
+    def __init__(self, toy: pocket.Toy, pictures: Captioned):
+        self._pictures = pictures
+        self._tokenizer = Tokenizer.from_file(str(toy.weights / "tokenizer" / "tokenizer.json"))
+        self._tokenizer.enable_padding(pad_id=pocket.END, length=pocket.PROMPT_TOKENS)
+
+    def __call__(self, facts: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
+        """Token rows [B, 16] of facts [B, A], as far as they are ``named`` [B, A]."""
+        told = values(self._pictures.attributes, facts, named)
+        rows = self._tokenizer.encode_batch([self._pictures.caption(row) for row in told])
+        return torch.tensor([row.ids for row in rows])
 
 
 def out_of_place_layer(self, x, mask=None, optimized_attention=None):
@@ -88,9 +90,9 @@ def initialize(module: torch.nn.Module) -> None:
 
 
 class Towers(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, toy: pocket.Toy):
         super().__init__()
-        self.text = pocket.PocketClipModel(dtype=torch.float32).transformer
+        self.text = pocket.PocketClipModel(dtype=torch.float32, toy=toy).transformer
         vision = ClipVisionModel(str(pocket.VISION_CONFIG))
         self.mean = vision.image_mean[0]
         self.std = vision.image_std[0]
@@ -110,30 +112,9 @@ class Towers(torch.nn.Module):
         return F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
 
 
-def sample(glyphs: Glyphs, count: int, generator: torch.Generator, whole=False, alike=None):
-    """Pictures [B, 3, 64, 64] and, for each, letter, ink, ground and which colours are named.
-
-    ``alike`` fixes ink and ground of the whole batch, so that only letters tell captions apart.
-    """
-    font = torch.randint(len(glyphs), (count,), generator=generator)
-    letter = torch.randint(26, (count,), generator=generator)
-    ink, ground = color_pairs(count, generator)
-    if alike is not None:
-        ink, ground = (torch.full_like(ink, color) for color in alike)
-    named = torch.randint(0, 8, (count,), generator=generator).clamp(max=3)
-    named = torch.full_like(named, 3) if whole else named
-    pictures = paint(jitter(glyphs.masks[font, letter], generator), RGB[ink], RGB[ground])
-    noise = torch.rand(count, 1, 1, 1, generator=generator) * 0.05
-    pictures = pictures + noise * torch.randn(pictures.shape, generator=generator)
-    return pictures.clamp(0, 1), letter, ink, ground, named
-
-
-def contrastive(image, text, scale, letter, ink, ground, named) -> torch.Tensor:
+def contrastive(image, text, scale, facts, named) -> torch.Tensor:
     """Symmetric cross entropy; a caption fits every picture that it does not contradict."""
-    fits = letter[:, None] == letter
-    fits &= ((named & 1) == 0)[None] | (ink[:, None] == ink)
-    fits &= ((named & 2) == 0)[None] | (ground[:, None] == ground)
-    target = fits.float()
+    target = (~named | (facts[:, None] == facts)).all(2).float()
     logits = scale * image @ text.T
     rows = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     columns = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
@@ -141,45 +122,58 @@ def contrastive(image, text, scale, letter, ink, ground, named) -> torch.Tensor:
 
 
 @torch.no_grad()
-def zero_shot(towers: Towers, glyphs: Glyphs) -> str:
-    """How often the right caption of the 26 (colours named) and of 10 inks comes first."""
-    generator = torch.Generator().manual_seed(3)
-    letters = inks = 0
-    for _ in range(8):
-        pictures, letter, ink, ground, _ = sample(glyphs, 64, generator, whole=True)
-        for i in range(0, 64, 8):
-            tokens = caption_tokens(range(26), [ink[i]] * 26, [ground[i]] * 26, [3] * 26)
-            image, text = towers(pictures[i : i + 1], tokens)
-            letters += int((image @ text.T).argmax() == letter[i])
-            tokens = caption_tokens([letter[i]] * 10, range(10), [ground[i]] * 10, [3] * 10)
-            inks += int((image @ towers(pictures[:1], tokens)[1].T).argmax() == ink[i])
-    return f"letter {letters / 64:.3f}, ink {inks / 64:.3f} on unseen fonts"
+def zero_shot(towers: Towers, pictures: Captioned, captions: Captions) -> str:
+    """How often the right caption comes first of those that differ in one attribute alone."""
+    images, facts = pictures.sample(256, torch.Generator().manual_seed(3), "any")
+    right: dict[str, list[bool]] = {}
+    for image, fact in zip(images, facts, strict=True):
+        for column, (attribute, of) in enumerate(pictures.attributes.items()):
+            others = fact.repeat(len(of), 1)
+            others[:, column] = torch.arange(len(of))
+            tokens = captions(others, torch.ones_like(others, dtype=torch.bool))
+            picture, text = towers(image[None], tokens)
+            kind = pictures.kinds[fact[0]] if column == 0 else attribute
+            found = (picture @ text.T).argmax() == fact[column]
+            right.setdefault(kind, []).append(bool(found))
+    told = [f"{kind} {sum(found) / len(found):.3f}" for kind, found in right.items()]
+    return f"{', '.join(told)} on what was not seen"
 
 
 @torch.no_grad()
-def likeness_picture(towers: Towers, glyphs: Glyphs, work: Path) -> None:
-    """``towers.png``: pictures of A to Z (rows) against captions of A to Z; brighter is nearer."""
-    ink = [COLORS.index("black")] * 26
-    ground = [COLORS.index("white")] * 26
-    pictures = paint(glyphs.masks[0].float() / 255, RGB[ink], RGB[ground])
-    image, text = towers(pictures, caption_tokens(range(26), ink, ground, [3] * 26))
+def likeness_picture(towers: Towers, pictures: Captioned, captions: Captions, work: Path) -> None:
+    """``towers.png``: plain pictures of each concept (rows) against captions; bright is near."""
+    images, facts = pictures.sample(2048, torch.Generator().manual_seed(4), "plain")
+    concepts = facts[:, 0].tolist()
+    rows = [concepts.index(concept) for concept in sorted(set(concepts))]
+    named = torch.ones(len(rows), facts.shape[1], dtype=torch.bool)
+    image, text = towers(images[rows], captions(facts[rows], named))
     likeness = (image @ text.T).clamp(0, 1)[None, None]
     save_image(F.interpolate(likeness, scale_factor=16), work / "towers.png")
+
+
+def look_at(step: int, steps: int) -> str:
+    """How much alike the pictures of a step are."""
+    if step < PLAIN * steps:
+        return "plain"
+    return "one" if step % 3 else "any"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0])
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     comfy.clip_model.CLIPLayer.forward = out_of_place_layer
-    write_tokenizer()
-    towers = Towers()
-    glyphs = Glyphs(args.work, "train")
-    unseen = Glyphs(args.work, "unseen")
+    world = load_world(args.world)
+    write_tokenizer(world)
+    towers = Towers(world.toy)
+    seen = world.captioned(args.work, "train")
+    unseen = world.captioned(args.work, "unseen")
+    captions = Captions(world.toy, seen)
     optimizer = torch.optim.AdamW(towers.parameters(), 1e-3, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, args.steps, pct_start=0.1)
     progress = Progress(args.work / "towers.pt")
@@ -188,17 +182,12 @@ def main() -> None:
     began = time.time()
     for step in range(first, args.steps):
         generator.manual_seed(step)
-        alike = None
-        if step < BLACK_ON_WHITE * args.steps:
-            alike = (COLORS.index("black"), COLORS.index("white"))
-        elif step % 3:
-            alike = tuple(int(color) for color in color_pairs(1, generator))
-        pictures, letter, ink, ground, named = sample(glyphs, BATCH, generator, alike=alike)
-        tokens = caption_tokens(letter, ink, ground, named)
+        pictures, facts = seen.sample(BATCH, generator, look_at(step, args.steps))
+        named = seen.named(BATCH, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            image, text = towers(pictures, tokens)
+            image, text = towers(pictures, captions(facts, named))
         scale = towers.log_scale.exp().clamp(max=50)
-        loss = contrastive(image, text, scale, letter, ink, ground, named)
+        loss = contrastive(image, text, scale, facts, named)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
@@ -208,10 +197,11 @@ def main() -> None:
             print(f"step {step} loss {loss:.3f} {time.time() - began:.0f} s", flush=True)
         if step % 200 == 199:
             progress.save(step + 1, towers, optimizer, schedule)
-            print(zero_shot(towers, unseen), flush=True)
-    likeness_picture(towers, unseen, args.work)
-    save_weights(towers.text.state_dict(), "text_encoder")
-    save_weights(towers.vision.state_dict(), "clip_vision")
+        if step % 1000 == 999:
+            print(zero_shot(towers, unseen, captions), flush=True)
+    likeness_picture(towers, unseen, captions, args.work)
+    save_weights(towers.text.state_dict(), "text_encoder", world.toy.weights)
+    save_weights(towers.vision.state_dict(), "clip_vision", world.toy.weights)
 
 
 if __name__ == "__main__":

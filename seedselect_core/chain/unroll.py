@@ -118,6 +118,7 @@ class Chain:
         on_step: Callable[[int, torch.Tensor], None] | None = None,
         *,
         steps: int = 0,
+        first: int = 0,
         gradient_steps: int = 0,
     ) -> list[torch.Tensor]:
         """Denoise ``noise``.
@@ -129,6 +130,7 @@ class Chain:
             on_step: called with the step (from 0) and the prediction at that step.
             steps: draw with so many steps only, between noise levels spread evenly over those of
                 the schedule, its first and last among them; 0 for all.
+            first: so many steps of the schedule only, whose last prediction counts; 0 for all.
             gradient_steps: the predictions of so many last steps are differentiated, 0 for all.
 
         Returns:
@@ -137,7 +139,8 @@ class Chain:
             of the clean latent at the steps before the last. Of a schedule that stops above zero,
             the last is a prediction too.
         """
-        sigmas = self._thinned(steps)
+        is_part = 0 < first < self.steps
+        sigmas = self._run.sigmas[: first + 1] if is_part else self._thinned(steps)
         first_exact = max(0, len(sigmas) - 1 - gradient_steps) if gradient_steps else 0
         denoised: list[torch.Tensor] = []
         finished = 0
@@ -164,7 +167,7 @@ class Chain:
         run = (len(sigmas) - 1, gradient_steps)
         final = self.recovering(denoise)
         self.final = final.detach()
-        if self.ends_noisy:
+        if self.ends_noisy or is_part:
             return denoised
         # The prediction at the last step is the result, but for samplers that correct it once more.
         return [*denoised[:-1], final]

@@ -18,7 +18,7 @@ class LossWeights:
 
     semantic: float = 10.0
     appearance: float = 0.0
-    norm: float = 0.05
+    norm: float = 0.8
     contrast: float = 5.0
     steps: tuple[float, ...] = (1.0,)
 

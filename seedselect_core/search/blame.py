@@ -13,10 +13,9 @@ from ..chain.finite import NotNumbers, is_finite
 from ..chain.unroll import Chain
 from ..errors import SeedSelectError
 from ..host.session import OrdinaryViews
-from ..likeness.losses import norm_prior, semantic_loss
+from ..likeness.losses import norm_prior
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets
-from ..likeness.views import apply_views
 
 _PRECISION = "Half precision may be too coarse for it: start ComfyUI with"
 
@@ -37,19 +36,20 @@ def require_targets(targets: Targets) -> None:
 
     The pictures are: that is asked where a set of them is made.
     """
-    embedded = [targets.embeddings, targets.semantic]
-    embedded += [] if targets.contrast is None else [targets.contrast]
-    if not all(map(is_finite, embedded)):
-        raise SeedSelectError(_encoder("what it gives for the references is"))
+    for comparison in targets.all_comparisons:
+        embedded = [comparison.embeddings, *comparison.targets]
+        embedded += [] if comparison.contrast is None else [comparison.contrast]
+        if not all(map(is_finite, embedded)):
+            raise SeedSelectError(_encoder(comparison.name, "what it gives for the references is"))
     if not is_finite(targets.latents):
         raise SeedSelectError(
             f"vae: what it makes of the references is not a number. {_PRECISION} --fp32-vae."
         )
 
 
-def _encoder(what: str) -> str:
+def _encoder(name: str, what: str) -> str:
     return (
-        f"clip_vision: {what} not a number. The file may be damaged, or its precision too coarse: "
+        f"{name}: {what} not a number. The file may be damaged, or its precision too coarse: "
         "load another one."
     )
 
@@ -95,12 +95,10 @@ def _asked(vae: str, chain: Chain, objective: Objective, noise, rows, backward: 
             "sampler: what it ends in is not a number, though the model had given numbers. Choose "
             "another one, or more steps."
         )
-    aims, _ = objective.targets.of_rows(rows)
-    aims = aims if aims.ndim == 2 else [aims] * len(noise)
     for latents in denoised:
-        for latent, aim in zip(latents, aims, strict=True):  # as much memory as for one
+        for latent, place in zip(latents, rows.tolist(), strict=True):  # as much memory as for one
             with OrdinaryViews(), torch.set_grad_enabled(backward):
-                found = _picture(vae, objective, latent[None].detach(), aim, backward)
+                found = _picture(vae, objective, latent[None].detach(), place, backward)
             if found:
                 return found
     with torch.no_grad():
@@ -108,22 +106,24 @@ def _asked(vae: str, chain: Chain, objective: Objective, noise, rows, backward: 
     return _weighed(losses, backward)
 
 
-def _picture(vae: str, objective: Objective, latent, aim, backward: bool) -> str:
+def _picture(vae: str, objective: Objective, latent, place: int, backward: bool) -> str:
     """What is found out by decoding and comparing one picture, and by the way back."""
     latent = latent.clone().requires_grad_(backward)
     images = objective.codec.decode(objective.process_latent_out(latent))
     if not is_finite(images):
         return f"{vae}: the picture that it decodes is not a number. {_PRECISION} --fp32-vae."
     seen = images.detach().clone().requires_grad_(backward)
-    embeddings = objective.encoder(apply_views(seen, objective.targets.views))
-    if not is_finite(embeddings):
-        return _encoder("what it gives for a picture is")
+    for comparison in objective.targets.all_comparisons:
+        if not is_finite(comparison.embed(seen.detach())):
+            return _encoder(comparison.name, "what it gives for a picture is")
     if not backward:
         return ""
-    loss = semantic_loss(embeddings, aim.to(embeddings)).sum()
-    (slope,) = torch.autograd.grad(loss, seen)
-    if not is_finite(slope):
-        return _encoder("its gradient is")
+    slope = torch.zeros_like(seen)
+    for comparison in objective.targets.comparisons:
+        (own,) = torch.autograd.grad(comparison(seen, place)[0], seen)
+        if not is_finite(own):
+            return _encoder(comparison.name, "its gradient is")
+        slope = slope + own
     (slope,) = torch.autograd.grad(images, latent, slope)
     if not is_finite(slope):
         return f"{vae}: its gradient is not a number. {_PRECISION} --fp32-vae."
@@ -134,8 +134,8 @@ def _weighed(losses, backward: bool) -> str:
     """What is left where all parts of the picture are numbers."""
     if not is_finite(losses.total):
         return (
-            "semantic_weight, appearance_weight, norm_weight, contrast_weight: the loss is beyond "
-            "all numbers. Lower them."
+            "likeness_what_it_is, likeness_how_it_looks, keep_noise_natural, keep_away: the loss "
+            "is beyond all numbers. Lower them."
         )
     if backward:
         return f"model: its gradient is not a number. {_PRECISION} --force-fp32, or lower cfg."

@@ -9,7 +9,6 @@ which gives each seed its own gradient, and AdamW and SGD work element by elemen
 do not influence each other.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +26,15 @@ from ..likeness.losses import norm_prior
 from ..likeness.objective import Losses, Objective
 from ..memory.failures import free, out_of_memory
 from ..memory.levels import NONE
-from ..seeds.geometry import rotate_towards, standardize_channels, to_shell
+from ..seeds.geometry import rotate_towards
 from ..seeds.rescue import Unfinished
 from ..text import quoted
+from .descent import Descent
 from .room import Room
-from .settings import Settings
+from .settings import DRAFTS, Settings
 
-# The last iteration in so many is by the objective itself where a cheaper one guides the others.
+# The last iteration in so many is by the picture's own VAE where a smaller one guides the others.
 LAST = 5
-SHELLS = {"sphere": to_shell, "channels": standardize_channels}
 
 
 @dataclass
@@ -46,8 +45,17 @@ class SeedHistory:
     semantic: list[list[float]] = field(default_factory=list)
     appearance: list[list[float]] = field(default_factory=list)
     norm: list[list[float]] = field(default_factory=list)
+    opinion: list[list[float]] = field(default_factory=list)  # empty without a second opinion
     evaluations: int = 0  # of the guider, one for each picture, recomputed ones included
     spread: float = 0.0  # mean semantic loss of the references themselves
+    opinion_spread: float = 0.0  # the same by the second opinion
+    first_opinion: list[float] = field(default_factory=list)  # of each seed, before and
+    best_opinion: list[float] = field(default_factory=list)  # after
+    before: torch.Tensor | None = None  # [B, H, W, 3], of the noise that the search was given
+
+    def means(self, name: str) -> list[float]:
+        """One kind of loss of each picture drawn in full, mean of the seeds."""
+        return [sum(row) / len(row) for row in getattr(self, name)]
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, values in losses.items():
@@ -60,27 +68,50 @@ class Best:
 
     Attributes:
         noise: [B, C, h, w], unit Gaussian before the sampler scales it.
-        total, semantic: [B], its losses.
-        first_semantic: [B], semantic loss of the first noise that was drawn in full: the one that
-            the search was given, or the best draft.
+        rank, total, semantic: [B], its losses; the rank is what it is the best by, see `Losses`.
+        first_semantic: [B], semantic loss of the noise that the search was given.
         images: [B, H, W, 3], the picture of each.
+        opinion, first_opinion: [B], semantic losses by the second opinion, or None without one.
     """
 
     noise: torch.Tensor
+    rank: torch.Tensor
     total: torch.Tensor
     semantic: torch.Tensor
     first_semantic: torch.Tensor
     images: torch.Tensor
+    opinion: torch.Tensor | None = None
+    first_opinion: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, noise: torch.Tensor, losses: Losses, before: Losses) -> "Best":
+        """All seeds as they are, and what the noise that the search was given has."""
+        first = [losses.rank, losses.total.detach(), losses.semantic, before.semantic]
+        rest = [losses.images, losses.opinion, before.opinion]
+        held = [None if x is None else x.cpu().clone() for x in (noise.detach(), *first, *rest)]
+        return cls(*held)
 
     def take(self, rows: torch.Tensor, noise: torch.Tensor, losses: Losses) -> None:
-        """Replace where ``losses`` of the seeds ``rows`` [b] are lower."""
-        total = losses.total.detach().cpu()
-        lower = total < self.total[rows]
+        """Replace where the rank of the seeds ``rows`` [b] is lower."""
+        rank = losses.rank.cpu()
+        lower = rank < self.rank[rows]
         better = rows[lower]
         self.noise[better] = noise.detach().cpu()[lower]
-        self.total[better] = total[lower]
+        self.rank[better] = rank[lower]
+        self.total[better] = losses.total.detach().cpu()[lower]
         self.semantic[better] = losses.semantic.cpu()[lower]
         self.images[better] = losses.images.cpu()[lower]
+        if self.opinion is not None:
+            self.opinion[better] = losses.opinion.cpu()[lower]
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What the start is chosen from: how many of ``planned`` are done, and the best so far."""
+
+    done: int
+    planned: int
+    best: Best
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,8 @@ class Progress:
         done, planned: denoising steps. Fewer than planned are needed where seeds are done early.
         finished: seeds that have reached the target.
         new_best: losses were just evaluated; ``best`` may have changed.
+        history: of the search so far.
+        drafts: a draft was just compared with those before it; None otherwise.
     """
 
     done: int
@@ -99,6 +132,8 @@ class Progress:
     best: Best | None
     finished: int
     new_best: bool
+    history: SeedHistory
+    drafts: Drafts | None = None
 
 
 class Search:
@@ -130,13 +165,17 @@ class Search:
         self.blame: Callable[..., str] = lambda *_: ""  # see `seedselect_core.search.blame`
         self._last_objective: Objective | None = None
         self._first: torch.Tensor | None = None  # the noise that was drawn in full first
+        self._before: Losses | None = None  # of it, where the search itself begins with drafts
         self.room = Room(settings, can_split_batch)
         self.suspects: Sequence[str] = ()  # what may hide its computation from autograd
         self.threshold = settings.target * objective.targets.spread
         self.history = SeedHistory(spread=objective.targets.spread)
+        if objective.targets.opinion is not None:
+            self.history.opinion_spread = objective.targets.opinion.spread
         self.best: Best | None = None
         self.iteration = 0
         self._stale = 0  # iterations since the best became better
+        self._refused = torch.zeros(0)  # for how many, one after the other, by the second opinion
         self.done = 0
         self.planned = 0
         self.drawn = 0  # further draws so far
@@ -151,6 +190,7 @@ class Search:
     def __call__(self, chain: Chain, noise: torch.Tensor) -> torch.Tensor:
         s = self.settings
         self.seeds = len(noise)
+        self._refused = torch.zeros(self.seeds, dtype=torch.long)
         self.device = noise.device
         self.drafts = s.candidates if s.candidates > 1 and 0 < s.draft_steps < chain.steps else 0
         first = 0
@@ -160,36 +200,43 @@ class Search:
         # Runs of the chain: a gradient each, the last noise, the best ones.
         runs = self._draws() + s.iterations - first + (s.iterations > 0) + 1
         self.done = 0
-        self.planned = s.draft_steps * self._drafts_left() + chain.steps * runs
+        drafts = self._drafts_left()
+        self.planned = s.draft_steps * drafts + chain.steps * (runs + (drafts > 0))
         noise = self._choose_start(chain, noise).clone().requires_grad_()
-        descent = self._descent(noise)
+        descent = Descent(noise, s)
         for self.iteration in range(first, s.iterations):
-            if not self.sparing(chain, self._iterate, noise, descent):
+            if not self.sparing(chain, self._iterate, descent):
                 break
         if s.iterations > 0 and chain.plan.level is not NONE:
             self._evaluate(chain, noise.detach(), self._unfinished())
-        self._change_objective(chain)
+        self._as_drawn(chain)
         return self._final(chain)
 
-    def _iterate(self, chain: Chain, noise: torch.Tensor, descent: torch.optim.Optimizer) -> bool:
+    def _iterate(self, chain: Chain, descent: Descent) -> bool:
         """One iteration, which can be done again where it fails; False where none is needed."""
         s = self.settings
         if self.iteration == s.iterations - max(1, s.iterations // LAST):
-            self._change_objective(chain)
+            self._as_drawn(chain)
         rows = self._unfinished()
         if len(rows) == 0 or (s.patience and self._stale >= s.patience):
             return False
-        before = self.best.total.clone() if self.best else None
-        noise.grad = self.sparing(chain, self._improve, noise, rows)
-        if noise.grad is not None:
-            self._step(descent, noise)
-        improved = before is None or bool((self.best.total < before).any())
+        self._roll_back(descent)
+        before = self.best.rank.clone() if self.best else None
+        gradient = self.sparing(chain, self._improve, descent.noise, rows)
+        improved = before is None or bool((self.best.rank < before).any())
+        # What is better to those that are descended on, and still not the best.
+        refused = torch.tensor(self.history.total[-1]) < self.best.total
+        refused = (self._refused + 1) * refused
+        # The last that can fail, for a step is not to be taken twice.
+        if gradient is not None:
+            descent.step(gradient, self.iteration)
+        self._refused = refused
         # The first gradient is taken where the search starts, and so betters nothing.
         self._stale = 0 if improved or self.iteration == 0 else self._stale + 1
         return True
 
-    def _change_objective(self, chain: Chain) -> None:
-        """From now on the objective itself; what was found by the cheaper one is judged anew."""
+    def _as_drawn(self, chain: Chain) -> None:
+        """From now on by the picture's own VAE; what was found by the small one is judged anew."""
         if self._last_objective is None:
             return
         found = []
@@ -202,28 +249,12 @@ class Search:
         for noise in found:
             self._evaluate(chain, noise, torch.arange(self.seeds))
 
-    def _descent(self, noise: torch.Tensor) -> torch.optim.Optimizer:
-        rate = self.settings.learning_rate
-        # To do many tensors at once is no use for one, and DirectML cannot.
-        if self.settings.optimizer == "adamw":
-            return torch.optim.AdamW([noise], rate, foreach=False)
-        return torch.optim.SGD([noise], rate, momentum=0.9, nesterov=True, foreach=False)
-
-    def _step(self, descent: torch.optim.Optimizer, noise: torch.Tensor) -> None:
-        """One step, or none where memory runs out within it."""
-        before = noise.detach().clone()
-        state = copy.deepcopy(descent.state_dict())
-        for group in descent.param_groups:
-            group["lr"] = self.settings.rate(self.iteration)
-        try:
-            descent.step()
-            if self.settings.shell != "free":
-                with torch.no_grad():
-                    noise.copy_(SHELLS[self.settings.shell](noise))
-        except Exception:
-            noise.detach().copy_(before)
-            descent.load_state_dict(state)
-            raise
+    def _roll_back(self, descent: Descent) -> None:
+        """Seeds that the second opinion has refused too often go on from their best, at rest."""
+        rows = (self._refused >= (self.settings.rollback or math.inf)).nonzero().flatten()
+        if len(rows):
+            descent.start_again(rows, self.best.noise[rows])
+            self._refused[rows] = 0  # whatever the last bits of the same picture are on this device
 
     def _final(self, chain: Chain) -> torch.Tensor:
         """The whole batch once more: what is returned is what the stock sampler makes of it."""
@@ -273,6 +304,10 @@ class Search:
         """For every seed the best of the draws."""
         rows = torch.arange(len(noise))
         if self._drafts_left():
+            # The search does without; who looks at it wants to know what it was like before.
+            self._first = noise.detach().cpu().clone()
+            with torch.no_grad():
+                self._before = self.sparing(chain, self._losses, noise, rows)
             noise = self._best_draft(chain, noise, rows)
         if not self._draws():
             return noise
@@ -300,19 +335,21 @@ class Search:
 
     def _best_draft(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """For every seed the draw whose picture is best when drawn in few steps."""
-        best = noise.clone()
-        least = noise.new_full((len(noise),), math.inf)
+        best = None
         for number in range(self.drafts):
             drawn = noise if number == 0 else self.sparing(chain, self._draw, noise)
             with torch.no_grad():
-                total = self.sparing(chain, self._drafted, drawn, rows).total
-            lower = total < least
-            best[lower] = drawn[lower]
-            least = torch.where(lower, total, least)
-        return best
+                losses = self.sparing(chain, self._drafted, drawn, rows)
+            if best is None:
+                best = Best.of(drawn, losses, losses)
+            else:
+                best.take(rows, drawn, losses)
+            self._report(False, Drafts(number + 1, self.drafts, best))
+        return best.noise.to(noise)
 
     def _drafted(self, chain: Chain, noise: torch.Tensor, rows: torch.Tensor) -> Losses:
-        return self._losses(chain, noise, rows, steps=self.settings.draft_steps)
+        which = "steps" if self.settings.draft == DRAFTS[0] else "first"
+        return self._losses(chain, noise, rows, **{which: self.settings.draft_steps})
 
     def _unfinished(self) -> torch.Tensor:
         """Seeds still to be optimized; all or none where the batch cannot be split."""
@@ -415,10 +452,6 @@ class Search:
                 *(chain, part, rows),
                 backward=True,
             )
-        if self.settings.clip_norm:
-            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-            shrink = (self.settings.clip_norm / norms).clamp(max=1.0)
-            gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
         return gradient, losses.detached()
 
     def _require_pull(self, gradient: torch.Tensor, noise: torch.Tensor) -> None:
@@ -439,7 +472,7 @@ class Search:
             raise self.nonsense(str(error), chain, noise, rows) from None
         denoised = [latent.to(noise.dtype) for latent in denoised]  # some samplers give float64
         losses = self.objective(noise, denoised, rows, keeper=chain.keeper, plan=chain.plan)
-        if not torch.isfinite(losses.total).all():
+        if not torch.isfinite(losses.rank).all():
             raise self.nonsense(
                 "SeedSelect: the loss is not a number, so the picture is not one either. Check "
                 "that model and VAE give a picture with a plain KSampler at these settings (some "
@@ -460,20 +493,26 @@ class Search:
         if self.best is not None:
             self.best.take(rows, noise, losses)
         elif len(rows) == self.seeds:
-            self._first = noise.detach().cpu().clone()
-            self.best = Best(
-                noise.detach().cpu().clone(),
-                losses.total.detach().cpu().clone(),
-                losses.semantic.cpu().clone(),
-                torch.tensor(self.first_semantic or losses.semantic.tolist()),
-                losses.images.cpu().clone(),
-            )
+            before = losses
+            if self._before is None:
+                self._first = noise.detach().cpu().clone()
+            else:
+                before = self._before
+                self._before = None
+            self.history.before = before.images.cpu().clone()
+            self.best = Best.of(noise, losses, before)
+            if self.first_semantic:
+                self.best.first_semantic = torch.tensor(self.first_semantic)
 
     def _take(self, noise: torch.Tensor, rows: torch.Tensor, losses: Losses) -> None:
         """Remember and report ``losses`` of the seeds ``rows`` of ``noise``."""
         self._remember(noise[rows.to(noise.device)], rows, losses)
         named = {"total": losses.total.detach(), "semantic": losses.semantic}
         named |= {"appearance": losses.appearance, "norm": losses.norm}
+        if losses.opinion is not None:
+            named["opinion"] = losses.opinion
+            self.history.first_opinion = self.best.first_opinion.tolist()
+            self.history.best_opinion = self.best.opinion.tolist()
         everyone = {}
         for name, values in named.items():
             previous = getattr(self.history, name)
@@ -483,8 +522,7 @@ class Search:
         self.history.add(everyone)
         self._report(True)
 
-    def _report(self, new_best: bool) -> None:
+    def _report(self, new_best: bool, drafts: Drafts | None = None) -> None:
         reached = int((self.best.semantic <= self.threshold).sum()) if self.best else 0
-        self.on_progress(
-            Progress(self.done, self.planned, self.iteration, self.best, reached, new_best)
-        )
+        progress = (self.done, self.planned, self.iteration, self.best, reached, new_best)
+        self.on_progress(Progress(*progress, self.history, drafts))

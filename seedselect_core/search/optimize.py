@@ -19,12 +19,15 @@ from ..chain.unroll import Chain, Denoising, unrolled_sampling
 from ..errors import NoGradient, SeedSelectError
 from ..host.families import require_family
 from ..host.samplers import BATCH_INDEPENDENT, require_sampler, sampler_name
+from ..likeness.comparison import Comparison, compare_with
+from ..likeness.encoders import ImageEncoder
 from ..likeness.objective import Objective
 from ..likeness.targets import Targets, build_targets
 from ..likeness.vae import VaeCodec, require_vae
 from ..memory.failures import failure, out_of_memory, with_room
 from ..memory.levels import NONE
 from ..references import ReferenceSet
+from ..seeds.origin import Origin
 from ..seeds.seed import NO_STEP, CustomSampling, SamplingSettings, Seed, SeedNoise
 from ..text import printable, quoted
 from .blame import blame, require_latent, require_targets
@@ -105,14 +108,10 @@ def optimize_noise(
     codec = _require_inputs(scene, samples, settings)
     draw = _draws(samples, scene.latent, sampling.seed)
     noise = draw(0) if start is None else _noise_of(start, scene.latent | {"samples": samples})
-    targets = _targets(scene, codec, samples, settings.views, contrast)
-    if subsets is not None:
-        targets = targets.of_subsets(subsets)
-    process_out = model.model.process_latent_out
-    objective = Objective(scene.encoder, codec, targets, settings.weights, process_out)
+    objective = _objective(scene, codec, samples, settings, contrast, subsets)
     search = _search(scene, samples, settings, objective, draw, callbacks)
-    make = _listened(search, callbacks, start, model, sampling)
-    patchers = [scene.vae.patcher, scene.encoder.patcher]
+    make = _listened(search, callbacks, start, scene, sampling)
+    patchers = [scene.vae.patcher, *(encoder.patcher for encoder in scene.encoders().values())]
     if scene.search_vae is not None:
         search.search_by(replace(objective, codec=VaeCodec(scene.search_vae)))
         patchers.append(scene.search_vae.patcher)
@@ -174,14 +173,22 @@ def _goes_on(start: Seed | None, sampling, settings: Settings) -> bool:
 
 
 def _listened(
-    search: Search, callbacks: Callbacks, start, model, sampling: SamplingSettings | CustomSampling
+    search: Search,
+    callbacks: Callbacks,
+    start,
+    scene: CustomScene,
+    sampling: SamplingSettings | CustomSampling,
 ) -> Callable[[], Seed]:
     """Makes the best seed so far, which is handed over from now on as it changes.
 
     Args:
         start: the NOISE that the search starts at; it goes on with that of an unfinished search.
     """
+    model = scene.denoising.guider.model_patcher
+    origin = Origin(references=scene.references.fingerprint())
     earlier = start.optimized if isinstance(start, SeedNoise) else None
+    for difference in earlier.origin.differences(origin) if earlier is not None else ():
+        callbacks.note(f"The seed to start at was found with something else. {difference}")
     if _goes_on(earlier, sampling, search.settings):
         search.resumed = earlier.unfinished
         search.first_semantic = earlier.first_semantic
@@ -194,7 +201,7 @@ def _listened(
     searching = weakref.proxy(search)  # which holds what is made here, and so the model
 
     def make() -> Seed:
-        best = _seed(searching, model, sampling)
+        best = replace(_seed(searching, model, sampling), origin=origin)
         if searching.resumed is None:
             return best
         return replace(best, evaluations=earlier.evaluations + best.evaluations)
@@ -247,25 +254,48 @@ def _noise_of(start, latent: dict) -> torch.Tensor:
     return noise
 
 
+def _objective(
+    scene: CustomScene,
+    codec: VaeCodec,
+    samples: torch.Tensor,
+    settings: Settings,
+    contrast: ReferenceSet | None,
+    subsets: Sequence[Sequence[int]] | None,
+) -> Objective:
+    targets = _targets(scene, codec, samples, settings, contrast)
+    return Objective(
+        codec,
+        targets if subsets is None else targets.of_subsets(subsets),
+        settings.weights,
+        scene.denoising.guider.model_patcher.model.process_latent_out,
+    )
+
+
 def _targets(
     scene: CustomScene,
     codec: VaeCodec,
     samples: torch.Tensor,
-    views: int,
+    settings: Settings,
     contrast: ReferenceSet | None,
 ) -> Targets:
     ratio = scene.vae.spacial_compression_decode()
+    size = (samples.shape[-1] * ratio, samples.shape[-2] * ratio)
+
+    def compare(name: str, encoder: ImageEncoder) -> Comparison:
+        comfy.model_management.load_models_gpu([encoder.patcher])
+        how = settings.views, contrast, settings.towards
+        return compare_with(scene.references, encoder, size, *how, name)
 
     def build() -> Targets:
-        comfy.model_management.load_models_gpu([scene.encoder.patcher])
+        comparisons = [compare(*named) for named in scene.encoders().items()]
+        opinion = None if scene.second_opinion is None else comparisons.pop()
         return build_targets(
             scene.references,
-            scene.encoder,
+            comparisons,
             codec,
             scene.denoising.guider.model_patcher.model.process_latent_in,
-            (samples.shape[-1] * ratio, samples.shape[-2] * ratio),
-            views,
-            contrast,
+            size,
+            opinion=opinion,
             is_video=samples.ndim == 5,
         )
 
@@ -273,7 +303,7 @@ def _targets(
         build,
         *[()] * 2,
         where="encoding the references",
-        remedy="Lower limit in 'Load Reference Set', views, or the size of 'Empty Latent Image'.",
+        remedy="Give fewer references, or lower the size of 'Empty Latent Image'.",
     )
     require_targets(targets)
     return targets

@@ -1,7 +1,7 @@
 """What a search is given: the parts of the user's graph, and whom to tell how it goes."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ class CustomScene:
         latent: the host's LATENT dict; its size and batch, and its noise mask if it has one.
         search_vae: a small VAE for the same latents that decodes while searching, or None. The last
             iterations, and with them the choice of the best, are by ``vae``.
+        further_encoders: whose losses count as much as that of ``encoder``, each over its own
+            spread of the references. What is told is by ``encoder`` alone.
+        second_opinion: an image encoder that is never descended on, or None. No picture is the best
+            by what the others alone think of it.
     """
 
     denoising: Denoising
@@ -35,6 +39,14 @@ class CustomScene:
     references: ReferenceSet
     latent: dict
     search_vae: Any = None
+    further_encoders: Sequence[ImageEncoder] = ()
+    second_opinion: ImageEncoder | None = None
+
+    def encoders(self) -> dict[str, ImageEncoder]:
+        """All of them, by the names of the inputs that they are connected to."""
+        further = {f"clip_vision_{n}": one for n, one in enumerate(self.further_encoders, 2)}
+        second = {} if self.second_opinion is None else {"second_opinion": self.second_opinion}
+        return {"clip_vision": self.encoder} | further | second
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Scene:
     Attributes:
         model: the host's ModelPatcher, as any loader gives it.
         positive, negative: the host's conditioning.
-        vae, encoder, references, latent, search_vae: as of `CustomScene`.
+        The others are as of `CustomScene`.
     """
 
     model: Any
@@ -55,6 +67,8 @@ class Scene:
     references: ReferenceSet
     latent: dict
     search_vae: Any = None
+    further_encoders: Sequence[ImageEncoder] = ()
+    second_opinion: ImageEncoder | None = None
 
     def custom(self, sampling: SamplingSettings) -> CustomScene:
         """The graph of guider, sampler and sigmas that a KSampler is.
@@ -68,7 +82,14 @@ class Scene:
         sampler = sampler_of(sampling.sampler_name)
         denoising = Denoising(guider, sampler, host_ksampler(self.model, sampling).sigmas)
         return CustomScene(
-            denoising, self.vae, self.encoder, self.references, self.latent, self.search_vae
+            denoising,
+            self.vae,
+            self.encoder,
+            self.references,
+            self.latent,
+            self.search_vae,
+            self.further_encoders,
+            self.second_opinion,
         )
 
 

@@ -38,7 +38,7 @@ mean and the mean carried to the shell are one and the same.
 
 Noise here is [C, h, w], or [B, C, h, w] where a function says so; that of videos has its frames
 after the channels, [C, T, h, w]. Paths and centroids are computed in float64 on the CPU, and given
-back in the kind and on the device that they came.
+back in the kind and on the device that they came; so is white noise.
 """
 
 import math
@@ -47,6 +47,8 @@ import torch
 
 from ..errors import SeedSelectError
 from ..likeness.losses import norm_log_density
+
+FREQUENCIES = 16  # in a block of `white`
 
 
 def shell_radius(d: int) -> float:
@@ -86,6 +88,51 @@ def standardize_channels(noise: torch.Tensor) -> torch.Tensor:
     return centered / spread.clamp_min(1e-6)
 
 
+def white(noise: torch.Tensor) -> torch.Tensor:
+    """The white noise nearest to each sample of ``noise`` [B, ...] (GPER, arXiv 2602.08646).
+
+    Of d Gaussian values the orthonormal Fourier transform has moduli of mean square 1 and of mean
+    sqrt(pi) / 2. Each block of 16 frequencies is given both, by taking the same from all its moduli
+    (or adding it), none below 0, and scaling; phases stay. A sample of zeros stays one.
+    """
+    flat = noise.detach().cpu().flatten(1).double()
+    values = flat.shape[1]
+    spectrum = torch.fft.rfft(flat, norm="ortho")
+    # The first frequency is real, and of an even number the last: one complex value together.
+    last = spectrum[:, -1].real if values % 2 == 0 else torch.zeros_like(spectrum[:, 0].real)
+    ends = torch.complex(spectrum[:, 0].real, last)[:, None] / math.sqrt(2)
+    middle = spectrum[:, 1 : (values + 1) // 2]
+    bins = torch.cat([ends, middle], 1)
+    moduli = bins.abs()
+    wanted = torch.cat([_of_noise(block) for block in moduli.split(FREQUENCIES, 1)], 1)
+    bins = bins * (wanted / moduli.clamp_min(1e-300))
+    spectrum[:, 1 : (values + 1) // 2] = bins[:, 1:]
+    spectrum[:, 0] = bins[:, 0].real * math.sqrt(2)
+    if values % 2 == 0:
+        spectrum[:, -1] = bins[:, 0].imag * math.sqrt(2)
+    whitened = torch.fft.irfft(spectrum, n=values, norm="ortho")
+    whitened = torch.where(flat.any(1, keepdim=True), whitened, torch.zeros_like(whitened))
+    return whitened.to(noise).view_as(noise)
+
+
+def _of_noise(moduli: torch.Tensor) -> torch.Tensor:
+    """Moduli [B, n] as near as can be whose mean square is 1 and whose mean is sqrt(pi) / 2."""
+    count = moduli.shape[1]
+    flattest = math.sqrt(math.pi) / 2 * math.sqrt(count)  # the 1-norm's share of the 2-norm
+    if flattest <= 1:  # a block of one frequency
+        return torch.ones_like(moduli)
+    high = moduli.max(1, keepdim=True).values
+    low = -count * high
+    for _ in range(60):  # the more is taken, the less is the mean's share
+        middle = (low + high) / 2
+        left = (moduli - middle).clamp_min(0)
+        flat = left.sum(1, keepdim=True) > flattest * left.norm(dim=1, keepdim=True)
+        low = torch.where(flat, middle, low)
+        high = torch.where(flat, high, middle)
+    left = (moduli - low).clamp_min(0)
+    return left * (math.sqrt(count) / left.norm(dim=1, keepdim=True).clamp_min(1e-300))
+
+
 def rotate_towards(noise: torch.Tensor, other: torch.Tensor, angle: float) -> torch.Tensor:
     """Turn each sample of ``noise`` [B, ...] by ``angle`` radians towards ``other``, norm kept.
 
@@ -99,6 +146,44 @@ def rotate_towards(noise: torch.Tensor, other: torch.Tensor, angle: float) -> to
     away = away - (away * along).sum(1, keepdim=True) * along
     away = away / away.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return (math.cos(angle) * flat + math.sin(angle) * length * away).view_as(noise)
+
+
+def resized(
+    noise: torch.Tensor, height: int, width: int, generator: torch.Generator
+) -> torch.Tensor:
+    """``noise`` [..., h, w] at another size, [..., height, width], with the same composition.
+
+    Noise is taken for the integrals of one continuous white noise over the latent's pixels
+    ("integral noise": Chang et al., "How I Warped Your Noise", ICLR 2024), so that a larger latent
+    draws only the detail anew, and a smaller one leaves detail out. White noise gives white noise,
+    exactly: no interpolation has that, which lowers the variance and correlates neighbours.
+
+    Args:
+        generator: of the CPU, for the detail.
+    """
+    wide = _integrated(noise.double(), width, generator)
+    tall = _integrated(wide.transpose(-1, -2), height, generator).transpose(-1, -2)
+    return tall.to(noise.dtype).contiguous()
+
+
+def _integrated(noise: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`resized` along the last axis: [..., n] to [..., count].
+
+    The sums along a row are a Brownian motion, seen at the pixels' edges. Between two edges it is a
+    Brownian bridge, which is drawn where the new edges are (Deng et al., arXiv 2411.01212).
+    """
+    n = noise.shape[-1]
+    # All edges as whole numbers, the old ones at multiples of count and the new ones of n.
+    edges = torch.tensor(sorted({*range(0, n * count + 1, count), *range(0, n * count + 1, n)}))
+    lengths = edges.diff().double()
+    pixels = edges[:-1] // count
+    free = torch.randn(*noise.shape[:-1], len(lengths), generator=generator, dtype=noise.dtype)
+    free = free * lengths.sqrt()
+    sums = torch.zeros_like(noise).index_add_(-1, pixels, free)
+    # What the parts of a pixel have in common is what the pixel has.
+    parts = free + (noise * math.sqrt(count) - sums)[..., pixels] * (lengths / count)
+    made = torch.zeros(*noise.shape[:-1], count, dtype=noise.dtype)
+    return made.index_add_(-1, edges[:-1] // n, parts) / math.sqrt(n)
 
 
 def angle_between(a: torch.Tensor, b: torch.Tensor) -> float:

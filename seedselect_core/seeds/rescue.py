@@ -1,8 +1,9 @@
 """The best seed so far, on disk while a search runs, so that no crash and no power cut loses it.
 
-The file is replaced as a whole after every evaluation, and removed when the run has ended well. Its
-name says how far the search had come and how alike the pictures were, so that a list of files says
-it too. What goes wrong here is logged and never raised: it must not hide why a run has ended.
+The file is replaced as a whole after every evaluation, and, when the run has ended well, by that of
+what was found, so that no later run loses it. Its name says how far the search had come and how
+alike the pictures were, so that a list of files says it too. What goes wrong here is logged and
+never raised: it must not hide why a run has ended.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ from ..text import printable
 from .schema import require_fields
 
 EXTENSION = ".seed.safetensors"
-PREFIX = "unfinished_"
-KEPT = 20  # files of earlier runs that a folder holds at most
+UNFINISHED = "unfinished_"
+FOUND = "found_"
+KEPT = 20  # files of earlier runs that did not end well that a folder holds at most
 # Writing takes at most this share of the time, unless so many seconds have passed since.
 SHARE = 0.05
 LONGEST_WAIT = 30.0
-_OURS = re.compile(rf"{PREFIX}[\w.-]+{re.escape(EXTENSION)}(\.part)?")
+_REST = rf"[\w.-]+{re.escape(EXTENSION)}(\.part)?"
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class Unfinished:
         require_fields(vars(self))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all; it replaces one of that name."""
-    part = path.with_name(f"{path.name}.part")
+def write_whole(path: Path, data: bytes, part: Path | None = None) -> None:
+    """Write a file that is there whole or not at all; it replaces one of that name.
+
+    Args:
+        part: where it is written first, beside it.
+    """
+    part = part or path.with_name(f"{path.name}.part")
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -69,17 +75,27 @@ class Rescue:
     Args:
         folders: where it may be; the first that can be written to is taken.
         clock: seconds.
+        encode: gives the bytes of a `Seed`'s file.
+        keep: files of what was found that a folder holds at most, the newest; 0 for none.
 
     Attributes:
         paths: the files that hold what was written last; several where one could not hold it.
         error: why the last attempt to write failed, if it did.
     """
 
-    def __init__(self, folders: Sequence[Path], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        clock: Callable[[], float] = time.monotonic,
+        encode: Callable[[Any], bytes] = lambda seed: seed.encoded(),
+        keep: int = 0,
+    ):
         self.paths: list[Path] = []
         self.error: Exception | None = None
         self._folders = list(folders)
         self._clock = clock
+        self._encode = encode
+        self._keep = keep
         self._not_before = -math.inf
         self._make: Callable[[], Any] | None = None
         self._run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -102,13 +118,25 @@ class Rescue:
 
     def write(self, make: Callable[[], Any]) -> bool:
         """Write what ``make`` gives; whether that could be done."""
+        return self._write(make, UNFINISHED, KEPT)
+
+    def done(self, found: Any) -> None:
+        """The run has ended well: keep the `Seed` that it found, if any are kept."""
+        if self._keep:
+            self._write(lambda: found, FOUND, self._keep)
+            return
+        self._make = None
+        _remove(self.paths)
+        self.paths = []
+
+    def _write(self, make: Callable[[], Any], kind: str, most: int) -> bool:
         self._make = None
         before = self.paths
         failed = self.error
         try:
             parts = make().parts()
-            names = [self._name(part, n, len(parts)) for n, part in enumerate(parts)]
-            files = {name: part.encoded() for name, part in zip(names, parts, strict=True)}
+            names = [self._name(kind, part, n, len(parts)) for n, part in enumerate(parts)]
+            files = {name: self._encode(part) for name, part in zip(names, parts, strict=True)}
             self.paths = self._write_somewhere(files)
         except Exception as error:
             self.error = error
@@ -118,26 +146,20 @@ class Rescue:
                 )
             return False
         self.error = None
-        if not before:
-            _remove_oldest(self.paths[0].parent)
+        if not before or kind == FOUND:
+            _remove_oldest(self.paths[0].parent, kind, most)
         _remove(path for path in before if path not in self.paths)
         return True
 
-    def done(self) -> None:
-        """The run has ended well: what was found is in other hands."""
-        self._make = None
-        _remove(self.paths)
-        self.paths = []
-
-    def _name(self, seed: Any, number: int, count: int) -> str:
-        name = f"{PREFIX}{self._run}"
+    def _name(self, kind: str, seed: Any, number: int, count: int) -> str:
+        name = f"{kind}{self._run}"
         if count > 1:
             name += f"_part_{number + 1}_of_{count}"
         if seed.unfinished is not None:
             name += f"_iteration_{seed.unfinished.iterations}_of_{seed.unfinished.planned}"
         if seed.semantic and seed.first_semantic:
-            now, first = (sum(v) / len(v) for v in (seed.semantic, seed.first_semantic))
-            name += f"_loss_{now:.4f}_was_{first:.4f}"
+            now, first = (100 * (1 - sum(v) / len(v)) for v in (seed.semantic, seed.first_semantic))
+            name += f"_likeness_{now:.1f}_was_{first:.1f}"
         return name + EXTENSION
 
     def _write_somewhere(self, files: dict[str, bytes]) -> list[Path]:
@@ -163,10 +185,11 @@ def _remove(paths) -> None:
             path.unlink()
 
 
-def _remove_oldest(folder: Path) -> None:
-    """Leave only the newest files of runs that did not end well."""
+def _remove_oldest(folder: Path, kind: str, most: int) -> None:
+    """Leave only the newest files of a kind."""
     with contextlib.suppress(OSError):
-        keep_newest([path for path in folder.iterdir() if _OURS.fullmatch(path.name)], KEPT)
+        ours = [path for path in folder.iterdir() if re.fullmatch(kind + _REST, path.name)]
+        keep_newest(ours, most)
 
 
 def keep_newest(paths: list[Path], count: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..errors import Rule, require_rules
 
 LONGEST_NAME = 100
+MOST_NAMES = 100
 
 
 class Field(NamedTuple):
@@ -41,6 +42,10 @@ def _is_name(value) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
+def _are_names(values) -> bool:
+    return isinstance(values, tuple) and len(values) <= MOST_NAMES and all(map(_is_name, values))
+
+
 NAME = Field(f"a name of at most {LONGEST_NAME} printable letters", _is_name)
 LOSSES = Field("a list of numbers between -1e9 and 1e9", _is_list_of_numbers)
 COUNT = _whole(0, 2**31 - 1, "a whole number of 0 to 2^31 - 1")
@@ -62,6 +67,11 @@ FIELDS: dict[str, Field] = {
     "planned": COUNT,
     "draws": COUNT,
     "settings": NAME,
+    "model": NAME,
+    "loras": Field(f"at most {MOST_NAMES} names", _are_names),
+    "encoder": NAME,
+    "prompt": NAME,
+    "references": NAME,
 }
 
 

@@ -7,11 +7,13 @@ be what `schema.FIELDS` says.
 """
 
 import json
+import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import comfy.sample
 import torch
@@ -20,6 +22,8 @@ from safetensors.torch import save
 
 from ..errors import Rule, SeedSelectError, require_rules
 from ..text import printable
+from .carrier import place_of_seed
+from .origin import Origin
 from .rescue import Unfinished, write_whole
 from .schema import FIELDS, require_fields
 
@@ -29,7 +33,9 @@ NO_STEP = "sigmas: there is no step to denoise. Connect a scheduler with one ste
 MAX_VALUES = 2**26  # 256 MiB of float32: 64 latents of 2048 x 2048 pixels, 16 channels
 # Bytes of a file's header. safetensors itself reads up to 100 MB, for which it takes 30 times that.
 MAX_HEADER = 2**20
+HEADER_OF_NOISE = 2**10  # bytes of it that are not metadata, and more
 LOSSES = ("semantic", "first_semantic", "total")
+NO_GRAPH: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class CustomSampling:
             raise SeedSelectError(
                 f"seed: it was found with {self.guider}, sampler {self.sampler} and sigmas of its "
                 "own. To draw its picture, give it to SamplerCustomAdvanced by 'Seed To Noise', "
-                f"with the same three; or set {', '.join(missing)} here."
+                f"with the same three; or set your own {', '.join(missing)} here."
             )
         return SamplingSettings(**given)
 
@@ -110,12 +116,13 @@ class Seed:
             the CPU, unit Gaussian before the sampler scales it.
         sampling: how it is to be sampled.
         latent_format: name of the host's latent format class of the model, such as "SDXL".
-        semantic, first_semantic: semantic loss of each picture, optimized and as it was when one
-            was first drawn in full.
+        semantic, first_semantic: semantic loss of each picture, optimized and as it was with the
+            noise that the search was given.
         total: the whole loss of each picture.
         evaluations: what it cost: predictions by the guider, one for each picture, those that the
             backward pass makes again included.
         unfinished: how far the search had come, where this is the best of one that did not end.
+        origin: what it was found with, as far as it is known.
     """
 
     noise: torch.Tensor
@@ -126,10 +133,29 @@ class Seed:
     total: list[float] = field(default_factory=list)
     evaluations: int = 0
     unfinished: Unfinished | None = None
+    origin: Origin = field(default_factory=Origin)
 
     def with_noise(self, noise: torch.Tensor) -> "Seed":
         """Other noise for the same model and settings; what it draws is not known."""
         return replace(self, noise=noise, semantic=[], first_semantic=[], total=[], unfinished=None)
+
+    def take(self, places: Sequence[int]) -> "Seed":
+        """Some pictures of the batch, by their places from 0, with what is known of each."""
+        known = {
+            name: [values[p] for p in places] for name in LOSSES if (values := getattr(self, name))
+        }
+        return replace(self.with_noise(self.noise[list(places)]), **known)
+
+    def joined(self, other: "Seed") -> "Seed":
+        """Both batches in one, sampled as this; of what is told, what both tell."""
+        known = {}
+        for name in LOSSES:
+            mine, others = getattr(self, name), getattr(other, name)
+            known[name] = mine + others if mine and others else []
+        noise = torch.cat([self.noise, other.noise])
+        return replace(
+            self.with_noise(noise), evaluations=self.evaluations + other.evaluations, **known
+        )
 
     def parts(self) -> list["Seed"]:
         """This seed, in as many as it takes for a file to hold each."""
@@ -163,12 +189,17 @@ class Seed:
             f"{describe_batch(samples)}. Give the empty latent the seed's size and batch."
         )
 
-    def save(self, path: Path) -> None:
-        """Write the file that `load_seed` reads."""
-        write_whole(path, self.encoded())
+    def save(self, path: Path, graph: Mapping[str, str] = NO_GRAPH) -> None:
+        """Write the file that `load_seed` reads; ``graph`` as for `encoded`."""
+        write_whole(path, self.encoded(graph))
 
-    def encoded(self) -> bytes:
+    def encoded(self, graph: Mapping[str, str] = NO_GRAPH) -> bytes:
         """What the file of this seed holds.
+
+        Args:
+            graph: texts by the keys under which the host's page looks for them in a file that is
+                dropped on it, the most important last. What would make the header too large is
+                left out.
 
         Raises:
             SeedSelectError: the noise is too large to be loaded again.
@@ -180,7 +211,16 @@ class Seed:
             )
         with torch.inference_mode(False):
             noise = self.noise.clone()
-        return save({"noise": noise}, {"seedselect": self._facts()})
+        facts = {"seedselect": self._facts()}
+        kept = {}
+        room = MAX_HEADER - HEADER_OF_NOISE - len(json.dumps(facts))
+        for key, text in reversed(graph.items()):
+            room -= len(json.dumps({key: text}))
+            if room < 0:
+                logging.warning("SeedSelect: the graph is too large for a seed file: left out.")
+                break
+            kept[key] = text
+        return save({"noise": noise}, kept | facts)
 
     def _facts(self) -> str:
         """All but the noise, as a file holds it: what it could not be read with is left out."""
@@ -188,6 +228,8 @@ class Seed:
         del facts["noise"]
         if self.unfinished is None:
             del facts["unfinished"]
+        if self.origin == Origin():
+            del facts["origin"]
         for name in ("latent_format", *LOSSES):
             if not FIELDS[name].holds(facts[name]):
                 facts[name] = type(facts[name])()
@@ -238,7 +280,7 @@ class SeedNoise:
 
 
 def load_seed(path: Path) -> Seed:
-    """Read a seed file.
+    """Read a seed file, or a picture that carries one.
 
     Raises:
         SeedSelectError: not a seed file, of a newer format, too large, or with values out of range.
@@ -256,11 +298,13 @@ def load_seed(path: Path) -> Seed:
 
 
 def _read(path: Path) -> tuple[str, torch.Tensor]:
-    """The JSON text and the noise of a file, whose sizes are looked at before they are read.
+    """The JSON text and the noise in a file, whose sizes are looked at before they are read.
 
     The file is not mapped into memory: one that is cut short meanwhile would end the process.
     """
     with open(path, "rb") as file:
+        place, size = place_of_seed(file, os.fstat(file.fileno()).st_size)
+        file.seek(place)
         start = file.read(8)
         header = int.from_bytes(start, "little")
         if header > MAX_HEADER:
@@ -268,10 +312,9 @@ def _read(path: Path) -> tuple[str, torch.Tensor]:
                 f"is not a SeedSelect seed: its header would have {header} bytes, that of a seed "
                 f"has at most {MAX_HEADER}."
             )
-        size = os.fstat(file.fileno()).st_size
         if size > 8 + header + 4 * MAX_VALUES:
             raise SeedSelectError(f"holds more noise than a seed: at most {MAX_VALUES} values.")
-        content = start + file.read(size)
+        content = start + file.read(max(0, size - 8))
     tensors = deserialize(content)
     text = (json.loads(content[8 : 8 + header]).get("__metadata__") or {}).get("seedselect")
     if not isinstance(text, str) or [name for name, _ in tensors] != ["noise"]:
@@ -302,7 +345,9 @@ def _seed_of(noise: torch.Tensor, facts) -> Seed:
             rule = f"one number for each of {len(noise)} pictures"
             require_rules(Rule(name, count in (0, len(noise)), rule, f"{count} numbers"))
         sampling = _sampling_of(facts.get("sampling"))
-        return Seed(noise, sampling, **told, unfinished=_unfinished_of(facts.get("unfinished")))
+        unfinished = _unfinished_of(facts.get("unfinished"))
+        origin = _origin_of(facts.get("origin"))
+        return Seed(noise, sampling, **told, unfinished=unfinished, origin=origin)
     except SeedSelectError as error:
         raise SeedSelectError(f"holds what no seed does: {error}") from None
 
@@ -325,3 +370,15 @@ def _unfinished_of(facts) -> Unfinished | None:
     if not isinstance(facts, dict) or facts.keys() != {f.name for f in fields(Unfinished)}:
         raise SeedSelectError("unfinished: it does not tell how far its search had come.")
     return Unfinished(**facts)
+
+
+def _origin_of(facts) -> Origin:
+    """What a seed was found with, as a file tells it. It may tell more, or less."""
+    if facts is None:
+        return Origin()
+    if not isinstance(facts, dict):
+        raise SeedSelectError("origin: it does not tell what the seed was found with.")
+    told = {f.name: facts[f.name] for f in fields(Origin) if f.name in facts}
+    if isinstance(told.get("loras"), list):
+        told["loras"] = tuple(told["loras"])
+    return Origin(**told)

@@ -3,8 +3,8 @@
 SeedSelect's bootstrapping (Samuel et al., AAAI 2024, arXiv 2304.14530): noise that draws a concept
 right is not far from other noise that does. The first batch is optimized in full. Each later
 picture starts from a seed already found, turned away from it so that it differs, is pulled towards
-another subset of the references, and is done as soon as it is as near to them as the first were.
-What is too near to a picture already made is thrown away.
+another subset of the references, and is done as soon as it is as near to them as the first were, or
+as they are to each other. What is too near to a picture already made is thrown away.
 """
 
 import math
@@ -80,7 +80,8 @@ class PictureSet:
         semantic, first_semantic: [n], the losses as they are and as they were at the start.
         evaluations: model evaluations of each batch, in order.
         duplicates: thrown away as too near to another picture.
-        misses: thrown away as farther from the references than all of the first batch.
+        misses: thrown away as farther from the references than all of the first batch, and than
+            they are from their centre.
         kept_first: pictures kept of the first batch.
     """
 
@@ -298,15 +299,20 @@ class _Making:
         return [order[:size].tolist() for order in drawn]
 
     def _set_bar(self, spread: float) -> None:
-        """What later pictures must reach: as near to the references as the first batch."""
+        """What later pictures must reach: as near to the references as the first batch.
+
+        No nearer than ``spread``, the references' own: beyond it a picture takes over the style of
+        some of them, or of the only one.
+        """
         losses = self.seed.semantic
-        self.worst = max(losses)
+        self.worst = max(*losses, spread)
         self.limit = self.wanted.min_distance * spread
         self.stage = replace(
             self.settings, candidates=1, neighbors=0, iterations=self.wanted.iterations
         )
         if spread > 0:
-            self.stage = replace(self.stage, target=sum(losses) / self.batch / spread)
+            target = max(1.0, sum(losses) / self.batch / spread)
+            self.stage = replace(self.stage, target=target)
 
     def _show(self, progress: Progress) -> None:
         self.callbacks.progress(progress, self.count())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..errors import SeedSelectError
+from ..likeness.losses import likeness
 from ..likeness.vae import host_pictures
 from ..search.loop import SeedHistory
 from ..search.optimize import optimize_seed
@@ -37,11 +38,15 @@ class Cell:
 
 @dataclass
 class Sweep:
-    """Cells by their weights, (semantic, appearance); a pair of zeros has none."""
+    """Cells by their weights, (semantic, appearance); a pair of zeros has none.
+
+    seed: the noise of all cells, row by row, once there is one.
+    """
 
     semantic_weights: Sequence[float]
     appearance_weights: Sequence[float]
     cells: dict[tuple[float, float], Cell] = field(default_factory=dict)
+    seed: Seed | None = None
 
     def pairs(self) -> list[tuple[float, float]]:
         """All pairs in which one of the losses counts, row by row."""
@@ -55,10 +60,10 @@ class Sweep:
     def table(self) -> str:
         """The figures as text, a cell a line."""
         # Short enough for a node of usual width.
-        lines = ["sem. weight  app. weight  sem. loss  app. loss"]
+        lines = ["what it is  how it looks  likeness  distance of latents"]
         for (semantic, appearance), cell in self.cells.items():
-            losses = f"{cell.losses[0]:9.4f}  {cell.losses[1]:9.4f}"
-            lines.append(f"{semantic:11g}  {appearance:11g}  {losses}")
+            figures = f"{likeness(cell.losses[0]):>8}  {cell.losses[1]:19.4f}"
+            lines.append(f"{semantic:10g}  {appearance:12g}  {figures}")
         return "\n".join(lines)
 
 
@@ -99,7 +104,7 @@ def run_sweep(
     callbacks = callbacks or Callbacks()
     if not sweep.pairs():
         raise SeedSelectError(
-            "semantic_weights, appearance_weights: both are 0, so nothing pulls the noise "
+            "likeness_what_it_is, likeness_how_it_looks: both are 0, so nothing pulls the noise "
             "anywhere. Give one of the two lists a number greater than 0."
         )
     found: list[Seed] = []  # of all cells so far, at last the best of the one under way
@@ -127,6 +132,7 @@ def run_sweep(
         if found:
             callbacks.rescue(lambda: _together(found))
         raise
+    sweep.seed = _together(found)
     return sweep
 
 

@@ -21,14 +21,29 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(False)
-        center = 0.0
-        width = 0.1
-        if parameter.ndim > 1:
-            width = parameter[0].numel() ** -0.5
-        elif "norm" in name and name.endswith(("weight", "scale")):
-            center = 1.0
-        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-        parameter.copy_(values * width + center)
+        parameter.copy_(_weights(name, parameter.shape, generator))
+
+
+def _weights(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    center = 0.0
+    width = 0.1
+    if len(shape) > 1:
+        width = shape[1:].numel() ** -0.5
+    elif "norm" in name and name.endswith(("weight", "scale")):
+        center = 1.0
+    values = torch.randn(shape, generator=generator, dtype=torch.float32)
+    return values.mul_(width).add_(center)
+
+
+def random_file(family: str, unet_config: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Random state dict of a diffusion model, made without the model: see `reduced`."""
+    with torch.device("meta"):
+        module = _built(family, unet_config, dtype, torch.device("meta")).diffusion_model
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: _weights(name, tensor.shape, generator).to(dtype)
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def as_patcher(base: comfy.model_base.BaseModel) -> comfy.model_patcher.ModelPatcher:
@@ -51,12 +66,16 @@ def reduced(
         unet_config: what differs from the family's own ``unet_config``: the sizes.
         dtype: of the weights, and of the computation.
     """
+    base = _built(family, unet_config, dtype, torch.device("cpu"))
+    randomize(base.diffusion_model, 1)
+    return as_patcher(base)
+
+
+def _built(family: str, unet_config: dict, dtype: torch.dtype, device: torch.device):
     config_class = getattr(comfy.supported_models, family)
     config = config_class({**config_class.unet_config, **unet_config, "dtype": dtype})
     config.set_inference_dtype(dtype, None)
-    base = config.get_model({}, device=torch.device("cpu"))
-    randomize(base.diffusion_model, 1)
-    return as_patcher(base)
+    return config.get_model({}, device=device)
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""What draws the hands that the second world is made of."""
