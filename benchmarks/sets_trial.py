@@ -113,7 +113,7 @@ def write_page(how: dict, rows: list[dict]) -> None:
     for references in REFERENCES:
         lines += [f"## Towards {references} reference{'s' * (references > 1)}", ""]
         lines += [described([row for row in rows if row["references"] == references]), ""]
-    lines += ["The code of what is no setting any more is at its commit.", ""]
+    lines += ["What is no setting any more was code of a branch that was not kept.", ""]
     PAGE.write_text("\n".join(lines))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import TimeoutError, expect
 
 from comfy_client import ComfyClient
 
@@ -77,8 +77,9 @@ def placed(page, title: str, kind: str, at: tuple[int, int]) -> int:
             box.wait_for(timeout=3000)
             break
     box.press_sequentially(title)
-    page.get_by_role("option").first.wait_for()
-    page.wait_for_timeout(500)  # for the list to follow the last letter
+    # The list follows the last letter after a while.
+    expect(page.get_by_role("option").first).to_contain_text(title, timeout=PATIENCE)
+    page.wait_for_timeout(500)
     page.keyboard.press("Enter")
     page.wait_for_function("count => app.graph.nodes.length == count", arg=before + 1)
     # It hangs at the mouse until the next click.

@@ -311,6 +311,30 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 kB, less than the small set, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    command = [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(made, small_disk, tmp_path):
+    spec = spec_of(tmp_path, output=str(small_disk / "made"))
+    with pytest.raises(SeedSelectError, match=r"No space left .* the same command goes on"):
+        make(spec)
+    there = files_below(small_disk / "made")
+    assert "units/P/00000.zip" in there and not any(".part" in name for name in there)
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    make(spec)
+    assert files_below(small_disk / "made") == files_below(made)
+
+
 def test_two_runs_do_not_work_on_one_folder(tmp_path):
     with Store(str(tmp_path)).alone():
         other = "from seedselect_core.datasets.store import Store\nwith Store({!r}).alone(): pass"
