@@ -163,11 +163,21 @@ def rivals() -> str:
         [f"at {last}", *each[0]["letters"]],
         [[e["method"], *(f"{share:.0%}" for share in e["letters"].values())] for e in each],
     )
+    ahead = [
+        [
+            budget,
+            row["best rival"],
+            *map(signed, [row["of these letters"], *row["letters"].values()]),
+        ]
+        for budget, row in result["summary"]["ahead"].items()
+    ]
+    head_of_ahead = ["evaluations", "best rival", "ours above it, these four letters"]
     return "\n\n".join(
         [
             finish(figure, "rivals"),
             table(head, rows),
             by_letter,
+            table([*head_of_ahead, *each[0]["letters"]], ahead),
             picture_of("rivals"),
             describe_run(result),
         ]

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import quality
 from claims import classification_section, common, diversity_section, frequency, rivals, sets
-from claims.intervals import mean_and_interval
+from claims.intervals import mean_and_interval, paired
 from claims.readings import read_by_encoder
 from seedselect_core.search.presets import PRESETS
 from seedselect_core.search.settings import Settings
@@ -68,6 +68,28 @@ def test_letters_are_drawn_again_and_not_only_their_draws():
     other = [(str(number), values) for number, (_, values) in enumerate(one)]
     assert mean_and_interval(one)["low"] == pytest.approx(0.5, abs=0.05)
     assert mean_and_interval(other)["low"] > 0.6
+
+
+def test_letters_that_are_held_leave_only_what_differs_within_them():
+    apart = [("A", [0.0] * 8), ("B", [1.0] * 8)]
+    held = mean_and_interval(apart, others=False)
+    assert (held["mean"], held["low"], held["high"]) == (0.5, 0.5, 0.5)
+    alike = [("A", [0.0, 1.0] * 20), ("B", [1.0, 0.0] * 20)]
+    assert 0.35 < mean_and_interval(alike, others=False)["low"] < 0.45
+
+
+def test_what_one_method_has_over_another_is_paired_by_letter_and_draw():
+    def unit(method, budget, **rights):
+        groups = [{"letter": x, "draw": 0, "right": right} for x, right in rights.items()]
+        return {"method": method, "budget": budget, "groups": groups}
+
+    units = [
+        unit("ours", 25, P=[1.0, 0.5], S=[0.0]),
+        unit("theirs", 25, S=[0.5], P=[0.0, 0.5]),
+        unit("theirs", 100, S=[1.0], P=[1.0, 1.0]),
+    ]
+    gains = {letter: gain.tolist() for letter, gain in paired(units, 25, "ours", "theirs")}
+    assert gains == {"P": [1.0, 0.0], "S": [-0.5]}
 
 
 def test_where_all_agree_the_interval_is_wilsons():

@@ -4,7 +4,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True) -> dict:
+def mean_and_interval(
+    groups: list[tuple[str, list[float]]], shares: bool = True, others: bool = True
+) -> dict:
     """Mean of all values, and its 95 % interval by bootstrap.
 
     Pictures of a group share references and prompt, groups of a letter share how well the model
@@ -14,6 +16,7 @@ def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True
     Args:
         groups: letter and values of every group, none of them empty.
         shares: values are 0 to 1, and their mean is a share.
+        others: what other letters would give, too; else these letters are held.
     """
     letters: dict[str, list[np.ndarray]] = {}
     for letter, values in groups:
@@ -24,7 +27,7 @@ def mean_and_interval(groups: list[tuple[str, list[float]]], shares: bool = True
     if shares and mean in (0.0, 1.0) and np.ptp(everything) == 0:
         low, high = binomtest(round(mean * count), count).proportion_ci(method="wilson")
     else:
-        low, high = np.quantile(_bootstrap(list(letters.values())), [0.025, 0.975])
+        low, high = np.quantile(_bootstrap(list(letters.values()), others), [0.025, 0.975])
     found = {"mean": mean, "low": float(low), "high": float(high)}
     return {key: round(value, 4) for key, value in found.items()} | {"count": count}
 
@@ -36,10 +39,33 @@ def means(groups: list[dict], keys: tuple[str, ...]) -> dict[str, dict]:
     }
 
 
-def _bootstrap(letters: list[list[np.ndarray]], times: int = 2000) -> np.ndarray:
+def paired(
+    units: list[dict], budget: int, first: str, second: str
+) -> list[tuple[str, list[float]]]:
+    """Letter and gains of every group, picture by picture: what the first method has over the other.
+
+    Args:
+        units: of the section on rivals. The first noise of a letter and draw is the same for all.
+    """
+    right = {
+        (unit["method"], group["letter"], group["draw"]): np.array(group["right"])
+        for unit in units
+        if unit["budget"] == budget
+        for group in unit["groups"]
+    }
+    return [
+        (letter, own - right[second, letter, draw])
+        for (method, letter, draw), own in right.items()
+        if method == first
+    ]
+
+
+def _bootstrap(letters: list[list[np.ndarray]], others: bool, times: int = 2000) -> np.ndarray:
     """Means of ``times`` samples, all made at once."""
     rng = np.random.default_rng(0)
-    often = rng.multinomial(len(letters), [1 / len(letters)] * len(letters), times)
+    often = np.ones((times, len(letters)), int)
+    if others:
+        often = rng.multinomial(len(letters), [1 / len(letters)] * len(letters), times)
     sums = np.zeros(times)
     counts = np.zeros(times)
     for own, copies in zip(letters, often.T, strict=True):

@@ -174,7 +174,18 @@ def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
             letters = {x: round(sum(own) / len(own), 3) for x, own in right.items()}
             of = {"method": method, "budget": budget, "cost": units[0]["cost"]}
             table.append(of | measured | {"letters": letters})
-    return {"table": table, "ahead": _ahead(found, table), "needed": _needed(table)}
+    # Here, since no unit depends on it.
+    from .intervals import paired
+
+    ahead = _ahead(found, table)
+    for budget, row in ahead.items():
+        gaps = paired(list(found.values()), budget, "ours", row["best rival"])
+        row["of these letters"] = mean_and_interval(gaps, others=False)
+        row["letters"] = {
+            letter: mean_and_interval([gap for gap in gaps if gap[0] == letter])
+            for letter in dict(gaps)
+        }
+    return {"table": table, "ahead": ahead, "needed": _needed(table)}
 
 
 def _needed(table: list[dict], share: float = 0.9) -> dict[str, float | None]:
