@@ -2,9 +2,9 @@
 
 python3 scripts/host.py bench datasets_letters [--pictures N] [--workers N] [--folder FOLDER]
 
-References, search and classifier are those of the arm "seedselect" of docs/results.md with four real
-pictures; there the sets are in memory, here they are read from the written shards of webdataset.
-Stopped, the same command goes on. Writes ``results/datasets_letters.json``.
+References, search and classifier are those of the arm "seedselect" of docs/results.md with four
+real pictures; there the sets are in memory, here they are read from the written shards of
+webdataset. Stopped, the same command goes on. Writes ``results/datasets_letters.json``.
 """
 
 import argparse

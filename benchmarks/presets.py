@@ -206,8 +206,8 @@ leave a share of 80 % uncertain by about {error:.0f} points: small differences m
 
 DROPPED = """These are what was tried once: their code was on branches that were not kept. The
 spectrum prior is a penalty of the noise's power spectrum, as of MPGR (arXiv 2509.07027). *Earlier
-presets*: from what *default* was then, AdamW at a rate of 0.2 from the best of 8 candidates drawn in
-full, or from *quick*, AdamW at a rate of 0.4 from the best of 10 by their first three steps."""
+presets*: from what *default* was then, AdamW at a rate of 0.2 from the best of 8 candidates drawn
+in full, or from *quick*, AdamW at a rate of 0.4 from the best of 10 by their first three steps."""
 
 
 def described(rows: list[dict]) -> str:

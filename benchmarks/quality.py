@@ -36,6 +36,7 @@ from torchvision.utils import save_image
 from claims import (
     classification_section,
     diversity_section,
+    eyes,
     frequency,
     hands_classification,
     hands_diversity,
@@ -60,6 +61,7 @@ LETTERS_SECTIONS = {
         sets,
         rivals,
         frequency,
+        eyes,
         transfer,
         modes,
         tradeoff,

@@ -128,6 +128,38 @@ def frequency() -> str:
     return "\n\n".join([finish(figure, "frequency"), *tables, describe_run(result)])
 
 
+def eyes() -> str:
+    result = section("eyes")
+    kinds = result["summary"]["kinds"]
+    letters = list(next(iter(kinds.values()))["letters"])
+    if current("frequency"):
+        kinds = {"the first alone, as above": _one_eye(letters)} | kinds
+    rows = [
+        [
+            kind,
+            percent(row["right"]),
+            *(f"{share:.0%}" for share in row["letters"].values()),
+            count_and_share(row["liked"]),
+            count_and_share(row["liked and agreed"]),
+        ]
+        for kind, row in kinds.items()
+    ]
+    head = ["encoders", "right", *letters, "right of those that the first likes", "both like"]
+    return "\n\n".join([table(head, rows), describe_run(result)])
+
+
+def _one_eye(letters: list[str]) -> dict:
+    """What the section on frequency says of the rare letters, as a row of that on two encoders."""
+    summary = section("frequency")["summary"]
+    right = {row["letter"]: row["with"]["right"]["mean"] for row in summary["letters"]}
+    return {
+        "right": summary["buckets"]["eight rarest"]["with"]["right"],
+        "letters": {letter: right[letter] for letter in letters},
+        "liked": summary["liked"],
+        "liked and agreed": summary["liked by both encoders"],
+    }
+
+
 def rivals() -> str:
     result = section("rivals")
     entries = result["summary"]["table"]
@@ -455,6 +487,7 @@ PARTS = {
     part.__name__: part
     for part in (
         frequency,
+        eyes,
         rivals,
         modes,
         tradeoff,

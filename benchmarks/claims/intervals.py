@@ -42,10 +42,11 @@ def means(groups: list[dict], keys: tuple[str, ...]) -> dict[str, dict]:
 def paired(
     units: list[dict], budget: int, first: str, second: str
 ) -> list[tuple[str, list[float]]]:
-    """Letter and gains of every group, picture by picture: what the first method has over the other.
+    """Letter and gains of every group, picture by picture: what the first has over the second.
 
     Args:
-        units: of the section on rivals. The first noise of a letter and draw is the same for all.
+        units: of the section on rivals.
+        first, second: methods. The first noise of a letter and draw is the same for all.
     """
     right = {
         (unit["method"], group["letter"], group["draw"]): np.array(group["right"])
