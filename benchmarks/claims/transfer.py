@@ -74,17 +74,19 @@ def run(world, path: Path, letters: str, steps: int, draws: tuple[int, ...], cou
 
 
 def summarize(found: dict[str, dict], folder: Path, output: Path) -> dict:
-    return {
-        "table": {
-            f"found with {unit['steps']} steps": {
-                name: {
-                    key: mean_and_interval(
-                        [(group["letter"], group[part][name]) for group in unit["groups"]]
-                    )
-                    for key, part in (("with", "right"), ("without", "without"))
-                }
-                for name in OTHERS
+    table = {}
+    for unit in found.values():
+        groups = unit["groups"]
+        rows = table[f"found with {unit['steps']} steps"] = {}
+        for name in OTHERS:
+            rows[name] = {
+                key: mean_and_interval([(group["letter"], group[part][name]) for group in groups])
+                for key, part in (("with", "right"), ("without", "without"))
             }
-            for unit in found.values()
-        }
-    }
+            # Picture by picture, from what it was as found.
+            changes = []
+            for group in groups:
+                both = zip(group["right"]["as found"], group["right"][name], strict=True)
+                changes.append((group["letter"], [now - before for before, now in both]))
+            rows[name]["change"] = mean_and_interval(changes, shares=False)
+    return {"table": table}
