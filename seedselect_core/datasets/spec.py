@@ -109,7 +109,7 @@ class Gates:
         max_second: by the second opinion; 0 for no such gate.
     """
 
-    min_distance: float = 0.02
+    min_distance: float = 0.07
     max_loss: float = 0.0
     max_second: float = 0.0
 

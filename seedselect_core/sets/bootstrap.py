@@ -39,16 +39,16 @@ class SetSettings:
             nothing of it is left.
         iterations: gradient steps of a later picture, at most.
         min_distance: two pictures nearer than this are duplicates: cosine distance of the encoder's
-            embeddings, as a share of the references' own mean semantic loss. (Real glyphs of the
-            pocket model's letters in one colour lie about 0.03 from the nearest other.)
+            embeddings, as a share of the references' own mean semantic loss. (By this the half of
+            what a real glyph of the pocket model's letters is to the nearest other is 0.05 to 0.1.)
         attempts: how many times the batches may be made that would do if nothing were thrown away.
     """
 
     count: int = 16
     subset: int = 3
-    angle: float = 0.7
+    angle: float = 1.1
     iterations: int = 3
-    min_distance: float = 0.02
+    min_distance: float = 0.07
     attempts: float = 3.0
 
     def __post_init__(self):
