@@ -157,6 +157,7 @@ class Letters:
         *("letter", "on", *PALETTE, *LETTERS.lower(), "small", "digit", "sign"),
         *sorted(set(GLYPHS) - set(LETTERS.lower())),
     )
+    kept = 1
     seen_as = "fonts_seen"
 
     def alike(self, work: Path, split: str) -> Capitals:

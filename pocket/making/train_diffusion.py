@@ -6,6 +6,9 @@ python -m pocket.making.train_diffusion unet --work WORK [--world hands] [--minu
 The first command draws pictures in proportion to the number of fonts, or poses, of each concept,
 and encodes them once; the second trains the UNet on those latents, conditioned by the
 frozen text tower. The empty prompt stands in 10 % of the time, an incomplete one 5 %.
+
+A run that was stopped goes on, to more steps if more are asked for; ``--further`` begins one with
+the weights that ship, at half the rate.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torchvision.utils import save_image
 
 from . import host_cpu  # noqa: F401
@@ -28,6 +32,7 @@ from .world import NAMES, World, load_world
 
 BATCH = 64
 EMA_DECAY = 0.999
+LEARNING_RATE = 1.2e-3
 PICTURES = 60_000
 PIXELS = 64
 
@@ -80,22 +85,30 @@ def prompt_indices(world: World, facts: torch.Tensor, generator: torch.Generator
     return index.masked_fill(draw < 0.10, -1)
 
 
-def train(world: World, work: Path, minutes: float, steps: int) -> None:
+def train(world: World, work: Path, minutes: float, steps: int, further: bool) -> None:
     data = torch.load(work / "latents.pt", weights_only=True)
     contexts = prompt_contexts(world)
     model = pocket.build_unet(toy=world.toy)
     unet = model.diffusion_model
-    initialize(unet)
-    start_as_identity(unet)
+    if further:
+        unet.load_state_dict(load_file(world.toy.weights / "unet.safetensors"))
+    else:
+        initialize(unet)
+        start_as_identity(unet)
     unet.requires_grad_(True).train()
     sigmas = model.model_sampling.sigmas
     average = torch.optim.swa_utils.AveragedModel(
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
-    optimizer = torch.optim.AdamW(unet.parameters(), 1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.2e-3, steps, pct_start=0.05)
+    rate = LEARNING_RATE / 2 if further else LEARNING_RATE
+    optimizer = torch.optim.AdamW(unet.parameters(), rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
     progress = Progress(work / "unet.pt")
-    first = progress.resume(unet, average, optimizer, schedule)
+    first = progress.resume(unet, average, optimizer)
+    if first:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, steps, pct_start=0.05, last_epoch=first - 1
+        )
     generator = torch.Generator()
     began = time.time()
     running = 0.0
@@ -122,7 +135,7 @@ def train(world: World, work: Path, minutes: float, steps: int) -> None:
         if step % 100 == 0:
             print(f"step {step} loss {running:.4f} {time.time() - began:.0f} s", flush=True)
         if step % 300 == 299 or step == steps - 1:
-            progress.save(step + 1, unet, average, optimizer, schedule)
+            progress.save(step + 1, unet, average, optimizer)
             save_weights(average.module.state_dict(), "unet", world.toy.weights)
         if time.time() - began > minutes * 60:
             print(f"stopped at step {step} after {minutes} minutes; run again to go on")
@@ -159,6 +172,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--world", choices=NAMES, default=NAMES[0])
     parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--further", action="store_true", help="from the weights that ship")
     parser.add_argument("--minutes", type=float, default=180)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -168,7 +182,7 @@ def main() -> None:
     if args.stage == "latents":
         write_latents(world, args.work)
     elif args.stage == "unet":
-        train(world, args.work, args.minutes, args.steps)
+        train(world, args.work, args.minutes, args.steps, args.further)
     else:
         picture(world, args.work)
 

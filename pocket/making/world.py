@@ -77,6 +77,7 @@ class World(Protocol):
         untold: of each attribute but the concept, from where to where in 0..1 a draw leaves it out
             of the prompt in training; below 0.1 it leaves out all.
         words: the tokens of the text tower, in order, after start, end and unknown.
+        kept: how many of the attributes all views of one thing share, the first ones.
         seen_as: name of the file that tells `Tail.counts`.
     """
 
@@ -85,6 +86,7 @@ class World(Protocol):
     tail: Sequence[str]
     untold: Sequence[tuple[float, float]]
     words: Sequence[str]
+    kept: int
     seen_as: str
 
     def alike(self, work: Path, split: str) -> Pictures:

@@ -15,6 +15,9 @@ from ...hands.words import GESTURES, GROUNDS, SIDES, TAIL_ORDER, VIEWS, poses_se
 GROUND_SPREAD = 0.02
 COLORS = torch.tensor(list(GROUNDS.values()))
 PLAIN = list(GROUNDS).index("gray")
+PALE = 0.85  # the one skin of plain views
+# Of the batches of views: fingers are thin, and lost on a tower that sees nothing but new colors.
+PLAIN_VIEWS = 2 / 3
 ATTRIBUTES = {"gesture": GESTURES, "side": SIDES, "view": VIEWS, "ground": tuple(GROUNDS)}
 
 
@@ -41,6 +44,8 @@ class Drawn:
             self.pixels = torch.from_numpy(file["pixels"])
             facts = np.stack([file[name] for name in ("gesture", "side", "view")], 1)
         self.facts = torch.from_numpy(facts).long()
+        kinds, self._kind = self.facts.unique(dim=0, return_inverse=True)
+        self._alike = [(self._kind == kind).nonzero().flatten() for kind in range(len(kinds))]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,11 +79,19 @@ class Drawn:
     def triple(
         self, count: int, generator: torch.Generator, plain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        which = torch.randint(len(self.pixels), (count,), generator=generator)
-        first, second, closer = (
-            hard_view(self.pixels[which], nearer, plain, generator) for nearer in (0, 0, 0.5)
+        plain = plain or torch.rand((), generator=generator).item() < PLAIN_VIEWS
+        first = torch.randint(len(self.pixels), (count,), generator=generator)
+        second = self.others(first, generator)
+        views = ((first, 0), (second, 0), (first, 0.5))
+        return tuple(
+            hard_view(self.pixels[which], nearer, plain, generator) for which, nearer in views
         )
-        return first, second, closer
+
+    def others(self, which: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """For each of the pictures [B] any that shows the same, in another pose and skin."""
+        draw = torch.rand(len(which), generator=generator).tolist()
+        groups = [self._alike[kind] for kind in self._kind[which].tolist()]
+        return torch.stack([own[int(d * len(own))] for own, d in zip(groups, draw, strict=True)])
 
 
 def ground_colors(ground: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -96,11 +109,13 @@ def on_grounds(pixels: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
 def hard_view(
     pixels: torch.Tensor, nearer: float, plain: bool, generator: torch.Generator
 ) -> torch.Tensor:
-    """Hands uint8 [B, 64, 64, 4] turned, shifted, scaled and in other light, on other grounds.
+    """Hands uint8 [B, 64, 64, 4] turned, shifted, scaled and in other colors, on other grounds.
+
+    Skin is drawn anew too: who may tell two views of a hand by its tone learns nothing else.
 
     Args:
         nearer: how much larger they are at most, beside the tenth that all vary by.
-        plain: on one ground, in the light that they were drawn in.
+        plain: all of one skin, on one ground.
     """
     count = len(pixels)
     draw = torch.rand(5, count, generator=generator) * 2 - 1
@@ -117,9 +132,16 @@ def hard_view(
     hands = F.grid_sample(hands, grid, padding_mode="border", align_corners=False)
     ground = torch.randint(len(COLORS), (count,), generator=generator)
     colors = ground_colors(torch.full_like(ground, PLAIN) if plain else ground, generator)
-    light = 1 + (0 if plain else 0.3) * (torch.rand(count, 3, generator=generator) * 2 - 1)
-    skin = hands[:, :3] * light[:, :, None, None]
-    pictures = skin + (1 - hands[:, 3:]) * colors[:, :, None, None]
+    cover = hands[:, 3:]
+    shade = hands[:, :3].mean(1, keepdim=True)
+    shade = shade / shade.sum((2, 3), keepdim=True) * cover.sum((2, 3), keepdim=True)
+    if plain:
+        skin = torch.full((count, 3), PALE)
+    else:
+        tint = 0.7 + 0.6 * torch.rand(count, 3, generator=generator)
+        skin = tint * (0.15 + 0.7 * torch.rand(count, 1, generator=generator))
+    pictures = (shade * skin[:, :, None, None]).minimum(cover)
+    pictures = pictures + (1 - cover) * colors[:, :, None, None]
     noise = torch.rand(count, 1, 1, 1, generator=generator) * 0.06
     return (pictures + noise * torch.randn(pictures.shape, generator=generator)).clamp(0, 1)
 
@@ -135,6 +157,7 @@ class Hands:
         *("a", "hand", ",", "on", *SIDES, *VIEWS, *GROUNDS),
         *dict.fromkeys(word for gesture in GESTURES for word in gesture.split()),
     )
+    kept = 3
     seen_as = "poses_seen"
 
     def alike(self, work: Path, split: str) -> Drawn:
