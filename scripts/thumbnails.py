@@ -2,7 +2,7 @@
 
 usage: PYTHON scripts/thumbnails.py [NAME ..]      (PYTHON: the host's; see host.py)
 
-The pocket workflows are run first, so that their pictures are on them.
+The toy models' workflows are run first, so that their pictures are on them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comfy_client import ComfyClient
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIZE = 960
 SIDE = 480
-# Pocket workflows, and what is changed so that each takes about a minute.
+# Toy workflows, and what is changed so that each takes about a minute.
 QUICK = {"preset": "quick"}
 RUNS = {
     "pocket_demo": {},
@@ -30,6 +30,7 @@ RUNS = {
     "pocket_interpolate_seeds": {},
     "pocket_diverse_set": {"SeedSelectDiverseSet": QUICK},
     "pocket_tradeoff_sweep": {"SeedSelectTradeoffSweep": QUICK},
+    "toy_hands": {},
 }
 # Groups whose width a thumbnail shows, how far below their upper edge it begins, and how much is
 # cut off at either side.
@@ -40,6 +41,7 @@ AREAS = {
     "pocket_interpolate_seeds": (["From the first"], 430, 200),
     "pocket_diverse_set": (["Pictures that differ"], 190, 40),
     "pocket_tradeoff_sweep": (["What the two losses"], 0, 0),
+    "toy_hands": (["Before and after"], 660, -40),
     "joint_redux_flux_dev": (["Redux", "SeedSelect"], 0, 0),
     "interpolate_seeds": (["Prompt", "Two pictures"], 0, 0),
 }

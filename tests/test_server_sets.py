@@ -1,11 +1,11 @@
-"""Pocket workflows and the nodes of sets and sweeps in a real server, with few short iterations."""
+"""Toy workflows and the nodes of sets and sweeps in a real server, with few short iterations."""
 
 import json
 
 import numpy as np
 import pytest
 
-from api_workflow import changed, find, to_api
+from api_workflow import MUTED, changed, find, to_api
 from conftest import REPO
 
 # Pytest finds fixtures by name in this module.
@@ -21,7 +21,7 @@ from test_server import (  # noqa: F401
     server,
 )
 
-# What each pocket workflow is shortened to: node type to inputs.
+# What each workflow of a toy model is shortened to: node type to inputs.
 QUICK = {"steps": 4, "preset": "quick"}
 CUSTOM = {"steps": 4, "preset": "custom", "iterations": 2, "first_draws": 2}
 SHORT = {
@@ -43,6 +43,7 @@ SHORT = {
     "pocket_tradeoff_sweep": {
         "SeedSelectTradeoffSweep": QUICK | {"likeness_how_it_looks": "0, 10"}
     },
+    "toy_hands": {"SeedSelectOptimize": CUSTOM, "EmptyLatentImage": {"batch_size": 1}},
 }
 
 # Graphs that need a checkpoint, and the one that shows in this suite that their wiring runs. Those
@@ -50,7 +51,8 @@ SHORT = {
 TWINS = {
     "seedselect_sd15": "pocket_demo",
     "seedselect_sdxl": "pocket_demo",
-    "hand_palms_sd15": "pocket_demo",
+    "hand_palms_sd15": "toy_hands",
+    "hand_palms_sdxl": "toy_hands",
     "best_of_n_sd15": "pocket_demo",
     "rare_concept_sdxl": "pocket_rare_concept",
     "diverse_set": "pocket_diverse_set",
@@ -59,14 +61,31 @@ TWINS = {
 }
 # Where models and pictures come from, what is written beside the graph, and what only shows it.
 APART = {"CheckpointLoaderSimple", "CLIPVisionLoader", "SeedSelectLoadPocketModel"}
-APART |= {"SeedSelectLoadReferenceSet", "SeedSelectPocketReferences"}
+APART |= {"SeedSelectLoadReferenceSet"}
+APART |= {"SeedSelectPocketReferences", "SeedSelectHandReferences"}
 APART |= {"MarkdownNote", "PreviewImage"}
 # Of the toy model alone, which has two encoders.
 SECOND = "extras.clip_vision_2"
+# Their twin is in them too, muted.
+HOLD_THEIR_TWIN = ("hand_palms_sd15", "hand_palms_sdxl")
+
+
+def opened(name: str) -> dict:
+    return json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
+
+
+def with_twin_alone(name: str) -> dict:
+    """A workflow as it is once the group of its twin is turned on, without the nodes beside it."""
+    graph = opened(name)
+    twin = [node for node in graph["nodes"] if node.get("mode") == MUTED]
+    return graph | {"nodes": [node | {"mode": 0} for node in twin]}
 
 
 def shortened(name: str, object_info: dict) -> dict:  # noqa: F811
-    graph = json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
+    return short(opened(name), name, object_info)
+
+
+def short(graph: dict, name: str, object_info: dict) -> dict:  # noqa: F811
     prompt = to_api(graph, object_info)
     for kind, changes in SHORT[name].items():
         node = prompt[find(prompt, kind)]
@@ -82,20 +101,18 @@ def run(client, prompt: dict):  # noqa: F811
     return result, events
 
 
-def test_every_pocket_workflow_is_run_here_and_has_two_encoders(object_info):  # noqa: F811
-    assert set(SHORT) == {name for name in WORKFLOWS if name.startswith("pocket_")}
+def test_every_toy_workflow_is_run_here_and_has_two_encoders(object_info):  # noqa: F811
+    assert set(SHORT) == {name for name in WORKFLOWS if name.startswith(("pocket_", "toy_"))}
     for name in SHORT:
-        graph = json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
-        prompt = to_api(graph, object_info)
+        prompt = to_api(opened(name), object_info)
         for node in prompt.values():
             if node["class_type"].startswith("SeedSelectOptimize"):
                 loader, output = node["inputs"][SECOND]
                 assert prompt[loader]["class_type"] == "SeedSelectLoadPocketModel" and output == 4
 
 
-def wiring(name: str) -> list[tuple[str, list[str]]]:
+def wiring(graph: dict) -> list[tuple[str, list[str]]]:
     """Of each node that does the work its type, and the inputs that are linked."""
-    graph = json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
     return sorted(
         (
             node["type"],
@@ -106,13 +123,24 @@ def wiring(name: str) -> list[tuple[str, list[str]]]:
             ),
         )
         for node in graph["nodes"]
-        if node["type"] not in APART
+        if node["type"] not in APART and node.get("mode") != MUTED
     )
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_workflow_is_wired_as_its_pocket_twin(name):
-    assert wiring(name) == wiring(TWINS[name])
+def test_a_workflow_is_wired_as_its_toy_twin(name):
+    assert wiring(opened(name)) == wiring(opened(TWINS[name]))
+
+
+@pytest.mark.parametrize("name", HOLD_THEIR_TWIN)
+def test_the_twin_in_a_workflow_runs_once_it_is_turned_on(client, object_info, name):  # noqa: F811
+    twin = with_twin_alone(name)
+    assert to_api(twin, object_info).keys().isdisjoint(to_api(opened(name), object_info))
+    assert wiring(twin) == wiring(opened(TWINS[name]))
+    prompt = short(twin, TWINS[name], object_info)
+    result, _ = run(client, prompt)
+    for title in ("Before", "After"):
+        assert pictures(client, result, find(prompt, "SaveImage", title)).shape == (1, 64, 64, 3)
 
 
 def test_rare_concept_is_pushed_away_from_its_neighbor(client, object_info):  # noqa: F811

@@ -111,6 +111,7 @@ FAMILIES = {
     "best_of_n_sd15": SD15,
     "diverse_set": SD15,
     "hand_palms_sd15": SD15,
+    "hand_palms_sdxl": XL,
     "hand_palms_z_image_turbo": Family("ZImage", Z_IMAGE, "Flux", 2560, 8, F8),
     "interpolate_seeds": SD15,
     "joint_redux_flux_dev": FLUX_DEV,
@@ -123,8 +124,8 @@ FAMILIES = {
     "seedselect_sdxl": XL,
     "tradeoff_sweep": SD15,
 }
-# Their model ships with the pack.
-POCKET = [name for name in WORKFLOWS if name.startswith("pocket_")]
+# Their models ship with the pack.
+POCKET = [name for name in WORKFLOWS if name.startswith(("pocket_", "toy_"))]
 
 
 def opened(name: str) -> dict:
