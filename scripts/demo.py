@@ -1,12 +1,12 @@
-"""The whole method in a real ComfyUI: the four letters that the toy model draws worst, and hands.
+"""The whole method in a real ComfyUI: the four letters that the toy model draws worst; or hands.
 
-usage: python3 scripts/host.py demo [--output demo_output] [--letters 4] [--only letters]
+usage: python3 scripts/host.py demo [--output demo_output] [--letters 4] [--only hands]
 
 Starts the host headless, queues workflows/pocket_demo.json over its HTTP API for the letters seen
 in the fewest fonts, eight seeds each, and writes into the output folder: `before/` and `after/`
 (64 x 64 PNG files), `contact_sheet.png` (references, before, after; framed green where both judges
-read the letter) and `report.json`. Where the hands' weights are, then the same for the gestures
-seen in the fewest poses, into `contact_sheet_hands.png` (green: well-formed) and the same report.
+read the letter) and `report.json`. With `--only hands` the same for the gestures seen in the fewest
+poses, into `contact_sheet_hands.png` (green: well-formed) and the same report.
 """
 
 from __future__ import annotations
@@ -139,15 +139,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=REPO / "demo_output")
     for name in ("letters", "gestures"):
         parser.add_argument(f"--{name}", type=int, default=MOST, choices=range(1, MOST + 1))
-    parser.add_argument("--only", choices=("letters", "hands"), help="one of the toy models")
+    worlds = ("letters", "hands")
+    parser.add_argument("--only", choices=worlds, default="letters", help="which toy model")
     args = parser.parse_args()
     counts = {"letters": args.letters}
     if (REPO / "pocket/hands/weights/unet.safetensors").is_file():
         counts["hands"] = args.gestures
-    if args.only:
-        if args.only not in counts:
-            parser.error(f"--only {args.only}: its weights are not there.")
-        counts = {args.only: counts[args.only]}
+    if args.only not in counts:
+        parser.error(f"--only {args.only}: its weights are not there.")
+    counts = {args.only: counts[args.only]}
     graph = json.loads((REPO / "workflows/pocket_demo.json").read_text(encoding="utf-8"))
     # Only now, since PyTorch takes its time.
     from demo_worlds import WORLDS
