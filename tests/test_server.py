@@ -62,6 +62,10 @@ def make_lora(path: Path) -> None:
     save_file(weights, path)
 
 
+def opened(name: str) -> dict:
+    return json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")

@@ -1,12 +1,9 @@
 """Toy workflows and the nodes of sets and sweeps in a real server, with few short iterations."""
 
-import json
-
 import numpy as np
 import pytest
 
 from api_workflow import MUTED, changed, find, to_api
-from conftest import REPO
 
 # Pytest finds fixtures by name in this module.
 from test_server import (  # noqa: F401
@@ -16,6 +13,7 @@ from test_server import (  # noqa: F401
     client,
     fails,
     object_info,
+    opened,
     pictures,
     pocket,
     server,
@@ -68,10 +66,6 @@ APART |= {"MarkdownNote", "PreviewImage"}
 SECOND = "extras.clip_vision_2"
 # Their twin is in them too, muted.
 HOLD_THEIR_TWIN = ("hand_palms_sd15", "hand_palms_sdxl")
-
-
-def opened(name: str) -> dict:
-    return json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
 
 
 def with_twin_alone(name: str) -> dict:

@@ -8,7 +8,6 @@ and Z-Image have one width each in the host: their files have the fewest layers 
 8 bits. The toy model is the one that ships.
 """
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from memory_models import VAES
 from memory_models import Z_IMAGE as FULL_Z_IMAGE
 
 # Pytest finds fixtures by name in this module.
-from test_server import WORKFLOWS, pictures
+from test_server import WORKFLOWS, opened, pictures
 
 SIZE = 64
 UNET = "model.diffusion_model."
@@ -126,10 +125,6 @@ FAMILIES = {
 }
 # Their models ship with the pack.
 POCKET = [name for name in WORKFLOWS if name.startswith(("pocket_", "toy_"))]
-
-
-def opened(name: str) -> dict:
-    return json.loads((REPO / f"workflows/{name}.json").read_text(encoding="utf-8"))
 
 
 def files_of(graph: dict) -> dict[str, str]:

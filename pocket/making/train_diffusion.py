@@ -102,13 +102,11 @@ def train(world: World, work: Path, minutes: float, steps: int, further: bool) -
     )
     rate = LEARNING_RATE / 2 if further else LEARNING_RATE
     optimizer = torch.optim.AdamW(unet.parameters(), rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
     progress = Progress(work / "unet.pt")
     first = progress.resume(unet, average, optimizer)
-    if first:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, steps, pct_start=0.05, last_epoch=first - 1
-        )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, steps, pct_start=0.05, last_epoch=first - 1
+    )
     generator = torch.Generator()
     began = time.time()
     running = 0.0
