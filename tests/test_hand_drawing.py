@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from conftest import REPO
-from pocket.hands.words import EXTENDED, GESTURES, TONES, extended, poses_seen
+from pocket.hands.words import (
+    EXTENDED,
+    GESTURES,
+    TONES,
+    extended,
+    poses_seen,
+    share_of_pictures,
+)
 
 pytest.importorskip("moderngl")
 pytest.importorskip("pygltflib")
@@ -139,9 +146,8 @@ def test_a_turn_is_right_handed():
 def test_the_tail_is_of_the_poses_that_are_seen():
     drawn = list(rare(20_000))
     counts = np.bincount([gesture for gesture, _, _ in drawn], minlength=len(GESTURES))
-    total = sum(map(poses_seen, GESTURES))
     for gesture, name in enumerate(GESTURES):
-        expected = 20_000 * poses_seen(name) / total
+        expected = 20_000 * share_of_pictures(name)
         assert abs(counts[gesture] - expected) < 5 * expected**0.5 + 5
         assert all(number < poses_seen(name) for of, number, _ in drawn if of == gesture)
     assert len({look for _, _, look in drawn}) == len(drawn)

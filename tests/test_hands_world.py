@@ -17,6 +17,7 @@ from pocket.hands.words import (
     extended,
     poses_seen,
     prompt,
+    share_of_pictures,
 )
 
 
@@ -35,6 +36,9 @@ def test_the_tail_falls_from_2200_poses_to_4():
     assert sorted(TAIL_ORDER) == sorted(GESTURES)
     assert (seen[0], seen[-1]) == (2200, 4)
     assert all(more > less for more, less in itertools.pairwise(seen))
+    share = [share_of_pictures(gesture) for gesture in TAIL_ORDER]
+    assert sum(share) == pytest.approx(1)
+    assert share[0] / share[-1] == pytest.approx((2200 / 4) ** 1.4)
     # What the shipped model was trained on: another order would be another model.
     assert TAIL_ORDER[-4:] == ("shaka", "open six", "point", "eight")
 

@@ -55,6 +55,7 @@ TONES = (
 SIZE = 64  # pixels of a side
 COMMONEST = 2200
 RAREST = 4
+STEEPER = 1.4  # how much more steeply pictures fall than poses
 # Which gestures are rare is arbitrary: shuffled once, by the generator that shuffled the letters.
 TAIL_ORDER = tuple(str(name) for name in np.random.default_rng(2304).permutation(GESTURES))
 
@@ -68,6 +69,15 @@ def poses_seen(gesture: str) -> int:
     """In how many poses the diffusion model sees ``gesture``."""
     rank = TAIL_ORDER.index(gesture)
     return round(COMMONEST * (RAREST / COMMONEST) ** (rank / (len(GESTURES) - 1)))
+
+
+def share_of_pictures(gesture: str) -> float:
+    """The share of ``gesture`` in the pictures that the diffusion model is trained on.
+
+    In proportion to poses, the rarest were drawn right too often for a rare concept.
+    """
+    weights = {name: poses_seen(name) ** STEEPER for name in GESTURES}
+    return weights[gesture] / sum(weights.values())
 
 
 def prompt(gesture: str, side: str, view: str, ground: str) -> str:

@@ -64,7 +64,7 @@ class Views(Protocol):
     def triple(
         self, count: int, generator: torch.Generator, plain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Two views of each of ``count`` things, and one closer up, float [count, 3, 64, 64]."""
+        """Views float [B, 3, 64, 64] of ``count`` things, or of all: two, and one closer up."""
 
 
 class World(Protocol):

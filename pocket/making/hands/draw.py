@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...hands.words import GESTURES, GROUNDS, SIDES, SIZE, TONES, VIEWS, poses_seen
+from ...hands.words import (
+    GESTURES,
+    GROUNDS,
+    SIDES,
+    SIZE,
+    TONES,
+    VIEWS,
+    poses_seen,
+    share_of_pictures,
+)
 from .renderer import Renderer, on_ground, reduced
 from .rig import Rig, unpack_mesh
 from .scene import SPLITS, Mesh, Orientation, orientation, pose, posed, shoot
@@ -124,7 +133,8 @@ def rare(pictures: int) -> Iterator[tuple[int, int, int]]:
     """Poses that the diffusion model sees, in as many looks as it takes."""
     rng = np.random.default_rng(11)
     seen = np.array([poses_seen(gesture) for gesture in GESTURES])
-    for look, gesture in enumerate(rng.choice(len(seen), pictures, p=seen / seen.sum())):
+    share = [share_of_pictures(gesture) for gesture in GESTURES]
+    for look, gesture in enumerate(rng.choice(len(seen), pictures, p=share)):
         yield int(gesture), int(rng.integers(seen[gesture])), look
 
 

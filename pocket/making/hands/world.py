@@ -18,6 +18,7 @@ PLAIN = list(GROUNDS).index("gray")
 PALE = 0.85  # the one skin of plain views
 # Of the batches of views: fingers are thin, and lost on a tower that sees nothing but new colors.
 PLAIN_VIEWS = 2 / 3
+NEARER = 0.2  # more, and fingers are cut off
 ATTRIBUTES = {"gesture": GESTURES, "side": SIDES, "view": VIEWS, "ground": tuple(GROUNDS)}
 
 
@@ -44,8 +45,8 @@ class Drawn:
             self.pixels = torch.from_numpy(file["pixels"])
             facts = np.stack([file[name] for name in ("gesture", "side", "view")], 1)
         self.facts = torch.from_numpy(facts).long()
-        kinds, self._kind = self.facts.unique(dim=0, return_inverse=True)
-        self._alike = [(self._kind == kind).nonzero().flatten() for kind in range(len(kinds))]
+        kinds, kind = self.facts.unique(dim=0, return_inverse=True)
+        self._alike = [(kind == number).nonzero().flatten() for number in range(len(kinds))]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -80,17 +81,18 @@ class Drawn:
         self, count: int, generator: torch.Generator, plain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         plain = plain or torch.rand((), generator=generator).item() < PLAIN_VIEWS
-        first = torch.randint(len(self.pixels), (count,), generator=generator)
-        second = self.others(first, generator)
-        views = ((first, 0), (second, 0), (first, 0.5))
+        # Nothing twice: a batch's other pictures are what each of them is told from.
+        kinds = torch.randperm(len(self._alike), generator=generator)[:count]
+        first, second = self.any_of(kinds, generator), self.any_of(kinds, generator)
+        views = ((first, 0), (second, 0), (first, NEARER))
         return tuple(
             hard_view(self.pixels[which], nearer, plain, generator) for which, nearer in views
         )
 
-    def others(self, which: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """For each of the pictures [B] any that shows the same, in another pose and skin."""
-        draw = torch.rand(len(which), generator=generator).tolist()
-        groups = [self._alike[kind] for kind in self._kind[which].tolist()]
+    def any_of(self, kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """A picture of each of the kinds [B]: gesture, side and view."""
+        draw = torch.rand(len(kinds), generator=generator).tolist()
+        groups = [self._alike[kind] for kind in kinds.tolist()]
         return torch.stack([own[int(d * len(own))] for own, d in zip(groups, draw, strict=True)])
 
 
@@ -119,13 +121,13 @@ def hard_view(
     """
     count = len(pixels)
     draw = torch.rand(5, count, generator=generator) * 2 - 1
-    angle = draw[0] * 0.35
+    angle = draw[0] * 0.2
     side = torch.exp(draw[1] * 0.1) / (1 + nearer * (draw[2] + 1) / 2)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = side * torch.cos(angle)
     theta[:, 1, 0] = side * torch.sin(angle)
     theta[:, 0, 1] = -theta[:, 1, 0]
-    theta[:, :, 2] = draw[3:].T * (0.12 + 0.3 * nearer)
+    theta[:, :, 2] = draw[3:].T * (0.08 + 0.3 * nearer)
     grid = F.affine_grid(theta, (count, 4, 64, 64), align_corners=False)
     # An arm goes on beyond the border.
     hands = pixels.movedim(-1, 1).float() / 255
