@@ -6,7 +6,7 @@ Each section is a file in ``claims/`` and consists of units that are worked on s
 a process of its own. A finished unit is kept and not done again while the code is the same, so that
 a run that was stopped goes on. Writes ``results/quality/<section>.json``, beside it pictures where
 units keep them, and then ``docs/results.md``. With ``--quick``: a small part of every section, into
-``results/quick/``. The sections on hands are there where the hands' weights are.
+``results/quick/``.
 """
 
 import argparse
@@ -52,10 +52,9 @@ from claims import (
     transfer,
 )
 from hands_world import HandsWorld
-from seedselect_core.hands import toys
 from seedselect_core.search.presets import PRESETS
 
-LETTERS_SECTIONS = {
+SECTIONS = {
     module.NAME: module
     for module in (
         sets,
@@ -69,11 +68,6 @@ LETTERS_SECTIONS = {
         # These need the sets.
         diversity_section,
         classification_section,
-    )
-}
-HANDS_SECTIONS = {
-    module.NAME: module
-    for module in (
         hands_rivals,
         hands_sets,
         hands_frequency,
@@ -82,14 +76,6 @@ HANDS_SECTIONS = {
         hands_classification,
     )
 }
-
-
-def all_sections() -> dict:
-    """Of the worlds whose models are there, by their names."""
-    return LETTERS_SECTIONS | (HANDS_SECTIONS if "hands" in toys() else {})
-
-
-SECTIONS = all_sections()
 WORLDS = {"letters": PocketWorld, "hands": HandsWorld}
 # Whatever a unit depends on beside the code that it imports: other data, other figures.
 DATA = {

@@ -499,20 +499,12 @@ PARTS = {
         classification,
     )
 }
-HANDS_PARTS = {name: functools.partial(_hands, name) for name in hands_page.PARTS}
-
-
-def parts() -> dict[str, Callable[[], str]]:
-    """Of the worlds whose models are there, by the names of sections."""
-    return PARTS | (HANDS_PARTS if HANDS_PARTS.keys() <= SECTIONS.keys() else {})
+PARTS |= {name: functools.partial(_hands, name) for name in hands_page.PARTS}
 
 
 def main() -> None:
     template = (Path(__file__).parent / "results_page.template.md").read_text()
-    # What is about hands is there where their model is.
-    kept = r"\1" if HANDS_PARTS.keys() <= parts().keys() else ""
-    template = re.sub(r"<!-- hands -->\n(.*?)<!-- end hands -->\n", kept, template, flags=re.S)
-    for name, part in parts().items():
+    for name, part in PARTS.items():
         command = f"`python3 scripts/host.py bench quality --only {name}`"
         missing = f"*Not measured with the code as it is now: {command}.*"
         template = template.replace(f"<!-- {name} -->", part() if current(name) else missing)

@@ -11,7 +11,7 @@ from ..pocket.hands.references import PER_VIEW, hand_pictures
 from ..pocket.hands.words import GESTURES, SIDES, VIEWS
 from ..pocket.references import PER_LETTER, letter_pictures
 from ..seedselect_core.errors import SeedSelectError
-from ..seedselect_core.hands import toys
+from ..seedselect_core.hands import TOYS
 from ..seedselect_core.pocket import load_pocket_model, load_second_vision
 from .sockets import inputs_checked
 
@@ -42,11 +42,11 @@ class LoadPocketModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "world",
-                    options=list(toys()),
+                    options=list(TOYS),
                     default=FIRST,
                     # Prompts that were saved before there was a choice name none.
                     optional=True,
-                    tooltip="What it draws. Hands are listed where their weights are installed.",
+                    tooltip="What it draws: capital letters, or hands that show a gesture.",
                 ),
             ],
             outputs=[
@@ -64,9 +64,8 @@ class LoadPocketModel(io.ComfyNode):
     @classmethod
     @inputs_checked
     def execute(cls, world=FIRST) -> io.NodeOutput:
-        there = toys()
-        _require_one_of(list(there), world=world)
-        toy = there[world]
+        _require_one_of(list(TOYS), world=world)
+        toy = TOYS[world]
         return io.NodeOutput(*load_pocket_model(toy), load_second_vision(toy))
 
 

@@ -17,7 +17,7 @@ from archive import FOLDER
 from comfy_client import ComfyClient
 from conftest import HOST, REPO
 from host_install import Host
-from seedselect_core.hands import toys
+from seedselect_core.hands import TOYS
 from test_server import OURS, WORKFLOWS
 
 LARGEST = 20_000_000  # bytes of the archive, for each toy model in it
@@ -73,7 +73,7 @@ def test_it_is_small(shipped):
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         for path in shipped:
             file.write(REPO / path, path)
-    assert len(packed.getvalue()) <= LARGEST * len(toys())
+    assert len(packed.getvalue()) <= LARGEST * len(TOYS)
 
 
 def test_nothing_lies_beside_what_runs(shipped):

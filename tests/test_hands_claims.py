@@ -128,13 +128,6 @@ def test_ours_is_compared_with_another_hand_by_hand():
     assert gap["mean"] == 0.5 and gap["count"] == 4
 
 
-def test_sections_on_hands_are_there_where_their_model_is(random_hands, monkeypatch, tmp_path):
-    for toy, there in ((random_hands, True), (random_hands.__class__(tmp_path), False)):
-        monkeypatch.setattr(hands, "HANDS", toy)
-        assert (quality.all_sections().keys() >= quality.HANDS_SECTIONS.keys()) == there
-        assert quality.all_sections().keys() >= quality.LETTERS_SECTIONS.keys()
-
-
 def test_other_weights_of_hands_are_other_data_for_hands_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(quality, "REPO", tmp_path)
     weights = tmp_path / "pocket/hands/weights/unet.safetensors"
@@ -147,11 +140,14 @@ def test_other_weights_of_hands_are_other_data_for_hands_alone(monkeypatch, tmp_
 
 
 def test_every_section_on_hands_depends_on_what_they_share():
-    for module in quality.HANDS_SECTIONS.values():
+    of_hands = [name for name in quality.SECTIONS if name.startswith("hands_")]
+    assert len(of_hands) == 6
+    for module in (quality.SECTIONS[name] for name in of_hands):
         assert quality.world_of(module) == "hands" and hands_common in module.DEPENDS
         assert REPO / "pocket/hands/judges.py" in quality._imported_by(module.__name__)
         assert module.units(True) and module.units(False)
-    assert {quality.world_of(module) for module in quality.LETTERS_SECTIONS.values()} == {"letters"}
+    letters = [module for name, module in quality.SECTIONS.items() if name not in of_hands]
+    assert {quality.world_of(module) for module in letters} == {"letters"}
 
 
 def test_groups_side_by_side_keep_to_themselves(world):
@@ -228,7 +224,6 @@ def test_every_section_runs_and_is_told_on_the_page(world, short, monkeypatch, t
         assert (tmp_path / f"hands_frequency/{name}.npz").exists() == (name == "point")
     monkeypatch.setattr(results_page, "FIGURES", figures)
     monkeypatch.setattr(results_page, "PAGE", tmp_path / "results.md")
-    monkeypatch.setattr(results_page, "SECTIONS", quality.LETTERS_SECTIONS | quality.HANDS_SECTIONS)
     monkeypatch.setattr(results_page, "current", lambda name: name in summaries)
     results_page.main()
     page = results_page.PAGE.read_text()
@@ -261,12 +256,3 @@ def test_rare_gestures_have_as_many_real_hands_as_told_and_the_test_has_others()
     images, label = hands_classification.unseen_palms()
     assert len(images) == len(label) == 20 * 2 * (EACH["palm"] - LEARNED)
     assert torch.bincount(label).tolist() == [24] * 20
-
-
-def test_without_the_model_the_page_says_nothing_of_hands(monkeypatch, tmp_path):
-    monkeypatch.setattr(results_page, "PAGE", tmp_path / "results.md")
-    monkeypatch.setattr(results_page, "SECTIONS", quality.LETTERS_SECTIONS)
-    monkeypatch.setattr(results_page, "current", lambda name: False)
-    results_page.main()
-    page = results_page.PAGE.read_text()
-    assert "<!--" not in page and "## Hands" not in page and "gesture" not in page

@@ -16,7 +16,7 @@ import results_page
 from seedselect_core.search.presets import PRESETS
 
 MEASURED = [
-    name for name in results_page.parts() if (results_page.FIGURES / f"{name}.json").exists()
+    name for name in results_page.PARTS if (results_page.FIGURES / f"{name}.json").exists()
 ]
 
 
@@ -46,7 +46,7 @@ def test_every_section_that_was_measured_is_on_the_page(write):
 def test_nothing_is_said_of_figures_that_are_not_current(write):
     page = write([])
     assert "<!--" not in page and "![" not in page and "%" not in page.split("## The goals")[1]
-    assert page.count("Not measured with the code as it is now") == len(results_page.parts())
+    assert page.count("Not measured with the code as it is now") == len(results_page.PARTS)
 
 
 def test_other_code_makes_a_section_stale(tmp_path, monkeypatch):

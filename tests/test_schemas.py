@@ -6,7 +6,6 @@ are kept in data/schemas.json, so that nobody changes them without meaning to.
 
 import asyncio
 import json
-import sys
 
 import comfy.samplers
 import folder_paths
@@ -14,9 +13,7 @@ import pytest
 
 from conftest import REPO
 from seedselect_core.chain.inversion import INVERTIBLE
-from seedselect_core.hands import LAST
 from seedselect_core.host.samplers import BATCH_INDEPENDENT, REFUSED
-from seedselect_core.pocket import Toy
 from test_server import OURS
 
 KEPT = REPO / "tests" / "data" / "schemas.json"
@@ -48,13 +45,11 @@ WORDS = {
 
 @pytest.fixture
 def infos(nodes, tmp_path, monkeypatch) -> list[dict]:
-    """What a host whose folders are empty tells its page of the nodes, all toy models installed."""
+    """What a host whose folders are empty tells its page of the nodes."""
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", ([], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    (tmp_path / LAST).touch()
-    monkeypatch.setattr(sys.modules[nodes("pocket").toys.__module__], "HANDS", Toy(tmp_path))
     extension = asyncio.run(nodes("extension").comfy_entrypoint())
     return [node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())]
 

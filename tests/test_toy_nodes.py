@@ -1,13 +1,10 @@
 """The nodes of the toy models: which there are, what they load, and the hands' references."""
 
-import sys
-
 import pytest
 import torch
 
 import tiny
 from pocket.hands.references import hand_pictures
-from seedselect_core.pocket import Toy
 
 
 @pytest.fixture
@@ -15,46 +12,22 @@ def module(nodes):
     return nodes("pocket")
 
 
-@pytest.fixture
-def with_hands(module, monkeypatch, random_hands):
-    """The nodes where the hands' weights are installed, with a model that has learned nothing."""
-    monkeypatch.setattr(sys.modules[module.toys.__module__], "HANDS", random_hands)
-    return module
-
-
-@pytest.fixture
-def without_hands(module, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules[module.toys.__module__], "HANDS", Toy(tmp_path))
-    return module
-
-
-def worlds(module) -> list[str]:
+def test_letters_and_hands_are_offered(module):
     (world,) = module.LoadPocketModel.define_schema().inputs
-    return world.options
+    assert world.options == ["letters", "hands"]
+    with pytest.raises(ValueError, match=r"^world: must be one of letters, hands\.$"):
+        tiny.run_node(module.LoadPocketModel, world="feet")
 
 
-def test_hands_are_offered_where_their_weights_are(with_hands):
-    assert worlds(with_hands) == ["letters", "hands"]
+def test_a_prompt_without_a_world_means_the_letters(module):
+    model = tiny.run_node(module.LoadPocketModel).args[0].model
+    assert model.latent_format.spacial_downscale_ratio == 8
 
 
-def test_letters_are_offered_alone_where_they_are_not(without_hands):
-    assert worlds(without_hands) == ["letters"]
-    with pytest.raises(ValueError, match=r"^world: must be one of letters\.$"):
-        tiny.run_node(without_hands.LoadPocketModel, world="hands")
-
-
-def test_a_prompt_without_a_world_means_the_letters(with_hands):
-    assert without_a_world(with_hands).latent_format.spacial_downscale_ratio == 8
-
-
-def without_a_world(module):
-    return tiny.run_node(module.LoadPocketModel).args[0].model
-
-
-def test_hands_draw_pictures_of_64_pixels_from_the_hosts_empty_latent(with_hands):
+def test_hands_draw_pictures_of_64_pixels_from_the_hosts_empty_latent(module):
     import comfy.sample
 
-    model, clip, vae, vision, second = tiny.run_node(with_hands.LoadPocketModel, world="hands").args
+    model, clip, vae, vision, second = tiny.run_node(module.LoadPocketModel, world="hands").args
     with torch.inference_mode():
         empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, 8, 8), 8)
         assert empty.shape == (1, 4, 16, 16)
@@ -66,11 +39,11 @@ def test_hands_draw_pictures_of_64_pixels_from_the_hosts_empty_latent(with_hands
     assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
 
 
-def test_each_toy_model_is_judged_by_its_own_encoder(with_hands, nodes):
+def test_each_toy_model_is_judged_by_its_own_encoder(module, nodes):
     images = torch.rand(1, 64, 64, 3)
     chosen = {}
     for world in ("letters", "hands"):
-        model, _, _, vision, _ = tiny.run_node(with_hands.LoadPocketModel, world=world).args
+        model, _, _, vision, _ = tiny.run_node(module.LoadPocketModel, world=world).args
         with torch.inference_mode():
             chosen[world] = nodes("encoders").image_encoder(None, model)(images)
             assert torch.equal(chosen[world], nodes("encoders").image_encoder(vision)(images))

@@ -13,7 +13,7 @@ from pocket.making.letters_world import GLYPHS, Letters
 from pocket.making.train_autoencoder import reconstructed, train
 from pocket.making.train_diffusion import prompt_indices, prompts
 from pocket.making.train_towers import Captions, contrastive, write_tokenizer
-from pocket.making.world import load_world, values
+from pocket.making.world import LOOKS, load_world, values
 from seedselect_core import pocket
 from seedselect_core.pocket import Toy, vocabulary
 
@@ -143,11 +143,11 @@ def test_views_are_of_hands_that_show_the_same(hands_work):
     assert not torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_skin_tells_no_two_views_of_a_hand_apart(plain):
+@pytest.mark.parametrize("look", LOOKS)
+def test_skin_tells_no_two_views_of_a_hand_apart(look):
     cover = torch.full((1, 64, 64, 1), 255)
     light, dark = (
-        hard_view(torch.cat([tone.expand(1, 64, 64, 3), cover], 3).byte(), 0, plain, seeded())
+        hard_view(torch.cat([tone.expand(1, 64, 64, 3), cover], 3).byte(), 0, look, seeded())
         for tone in (torch.tensor([40]), torch.tensor([200]))
     )
     assert torch.allclose(light, dark, atol=1e-5)

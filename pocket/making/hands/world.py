@@ -17,7 +17,7 @@ COLORS = torch.tensor(list(GROUNDS.values()))
 PLAIN = list(GROUNDS).index("gray")
 PALE = 0.85  # the one skin of plain views
 # Of the batches of views: fingers are thin, and lost on a tower that sees nothing but new colors.
-PLAIN_VIEWS = 2 / 3
+ONE_LOOK = 2 / 3
 NEARER = 0.2  # more, and fingers are cut off
 ATTRIBUTES = {"gesture": GESTURES, "side": SIDES, "view": VIEWS, "ground": tuple(GROUNDS)}
 
@@ -80,13 +80,14 @@ class Drawn:
     def triple(
         self, count: int, generator: torch.Generator, plain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        plain = plain or torch.rand((), generator=generator).item() < PLAIN_VIEWS
+        one = torch.rand((), generator=generator).item() < ONE_LOOK
+        look = "plain" if plain else "one" if one else "any"
         # Nothing twice: a batch's other pictures are what each of them is told from.
         kinds = torch.randperm(len(self._alike), generator=generator)[:count]
         first, second = self.any_of(kinds, generator), self.any_of(kinds, generator)
         views = ((first, 0), (second, 0), (first, NEARER))
         return tuple(
-            hard_view(self.pixels[which], nearer, plain, generator) for which, nearer in views
+            hard_view(self.pixels[which], nearer, look, generator) for which, nearer in views
         )
 
     def any_of(self, kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -109,7 +110,7 @@ def on_grounds(pixels: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
 
 
 def hard_view(
-    pixels: torch.Tensor, nearer: float, plain: bool, generator: torch.Generator
+    pixels: torch.Tensor, nearer: float, look: str, generator: torch.Generator
 ) -> torch.Tensor:
     """Hands uint8 [B, 64, 64, 4] turned, shifted, scaled and in other colors, on other grounds.
 
@@ -117,7 +118,7 @@ def hard_view(
 
     Args:
         nearer: how much larger they are at most, beside the tenth that all vary by.
-        plain: all of one skin, on one ground.
+        look: "plain": all of the palest skin on gray; "one": all of one skin, on one ground; "any".
     """
     count = len(pixels)
     draw = torch.rand(5, count, generator=generator) * 2 - 1
@@ -132,16 +133,16 @@ def hard_view(
     # An arm goes on beyond the border.
     hands = pixels.movedim(-1, 1).float() / 255
     hands = F.grid_sample(hands, grid, padding_mode="border", align_corners=False)
-    ground = torch.randint(len(COLORS), (count,), generator=generator)
-    colors = ground_colors(torch.full_like(ground, PLAIN) if plain else ground, generator)
+    looks = count if look == "any" else 1
+    ground = torch.randint(len(COLORS), (looks,), generator=generator).expand(count)
+    colors = ground_colors(torch.full_like(ground, PLAIN) if look == "plain" else ground, generator)
     cover = hands[:, 3:]
     shade = hands[:, :3].mean(1, keepdim=True)
     shade = shade / shade.sum((2, 3), keepdim=True) * cover.sum((2, 3), keepdim=True)
-    if plain:
-        skin = torch.full((count, 3), PALE)
-    else:
-        tint = 0.7 + 0.6 * torch.rand(count, 3, generator=generator)
-        skin = tint * (0.15 + 0.7 * torch.rand(count, 1, generator=generator))
+    tint = 0.7 + 0.6 * torch.rand(looks, 3, generator=generator)
+    skin = tint * (0.15 + 0.7 * torch.rand(looks, 1, generator=generator))
+    if look == "plain":
+        skin = torch.full((1, 3), PALE)
     pictures = (shade * skin[:, :, None, None]).minimum(cover)
     pictures = pictures + (1 - cover) * colors[:, :, None, None]
     noise = torch.rand(count, 1, 1, 1, generator=generator) * 0.06
