@@ -56,6 +56,7 @@ class World:
         concept: what one of its concepts is called.
         unit: what the model has seen so and so many of.
         verdict: what the share of passed pictures is a share of.
+        seeds: of each concept.
         concepts: the rarest first, as many as are asked for.
         share: of the pictures how many pass, from what each judge says.
     """
@@ -64,18 +65,19 @@ class World:
     concept: str
     unit: str
     verdict: str
+    seeds: int
     concepts: Callable[[int], list[Concept]]
     share: Callable[[Answers], float]
 
 
-def asked(prompt: dict, world: World, concept: Concept, seeds: int) -> dict:
+def asked(prompt: dict, world: World, concept: Concept) -> dict:
     """The letters' API prompt with another model, concept and batch; all other settings stay."""
     prompt = json.loads(json.dumps(prompt))
     prompt[find(prompt, "SeedSelectLoadPocketModel")]["inputs"]["world"] = world.name
     prompt[find(prompt, "CLIPTextEncode", "Prompt")]["inputs"]["text"] = concept.prompt
     kind, inputs = concept.references
     prompt[find(prompt, "SeedSelectPocketReferences")] |= {"class_type": kind, "inputs": inputs}
-    prompt[find(prompt, "EmptyLatentImage")]["inputs"]["batch_size"] = seeds
+    prompt[find(prompt, "EmptyLatentImage")]["inputs"]["batch_size"] = world.seeds
     return prompt
 
 
@@ -155,7 +157,8 @@ def _well_formed(answers: Answers) -> float:
     return sum(answers[WELL_FORMED]) / len(answers[WELL_FORMED])
 
 
+# The latents of hands are four times as large.
 WORLDS = {
-    "letters": World("letters", "letter", "fonts", "right", letters, _mean),
-    "hands": World("hands", "gesture", "poses", "well-formed", hands, _well_formed),
+    "letters": World("letters", "letter", "fonts", "right", 8, letters, _mean),
+    "hands": World("hands", "gesture", "poses", "well-formed", 4, hands, _well_formed),
 }

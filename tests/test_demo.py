@@ -42,9 +42,9 @@ def test_prompt_references_and_model_are_of_one_concept(world, nodes):
         for node in (nodes("pocket").PocketReferences, nodes("pocket").HandReferences)
     }
     for concept in world.concepts(4):
-        prompt = asked(given, world, concept, 3)
+        prompt = asked(given, world, concept)
         assert prompt["SeedSelectLoadPocketModel"]["inputs"] == {"world": world.name}
-        assert prompt["EmptyLatentImage"]["inputs"]["batch_size"] == 3
+        assert prompt["EmptyLatentImage"]["inputs"]["batch_size"] == world.seeds
         assert prompt["text"]["inputs"] == {"clip": ["model", 1], "text": concept.prompt}
         node = prompt["SeedSelectPocketReferences"]
         assert schemas[node["class_type"]] == node["inputs"].keys()
@@ -68,9 +68,10 @@ def test_hands_are_judged_by_the_network_and_by_all_three():
 
 
 def row(world, concept, passed: dict) -> dict:
-    pictures = {title: [Image.new("RGB", (64, 64), "red")] * 8 for title in ("Before", "After")}
-    answers = {"Before": {name: [False] * 8 for name in passed}, "After": passed}
-    account = {"first_semantic": [1.0] * 8, "semantic": [0.5] * 8, "evaluations": 100}
+    count = world.seeds
+    pictures = {title: [Image.new("RGB", (64, 64), "red")] * count for title in ("Before", "After")}
+    answers = {"Before": {name: [False] * count for name in passed}, "After": passed}
+    account = {"first_semantic": [1.0] * count, "semantic": [0.5] * count, "evaluations": 100}
     share = {title: world.share(by) for title, by in answers.items()}
     row = {"concept": concept, "pictures": pictures, "answers": answers, "seconds": 1.0}
     return row | {"account": account, "share": share}
@@ -79,7 +80,8 @@ def row(world, concept, passed: dict) -> dict:
 def test_the_report_holds_both_worlds_and_each_has_a_sheet(tmp_path):
     half = [True, False] * 4
     letters = [row(LETTERS, c, {"plain": [True] * 8, "other": half}) for c in LETTERS.concepts(2)]
-    hands = [row(HANDS, c, {NETWORK: [True] * 8, WELL_FORMED: half}) for c in HANDS.concepts(3)]
+    passed = {NETWORK: [True] * 4, WELL_FORMED: half[:4]}
+    hands = [row(HANDS, c, passed) for c in HANDS.concepts(3)]
     demo.write(tmp_path, {LETTERS: letters, HANDS: hands}, 12.0)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["judged_right_before"] == 0 and report["judged_right_after"] == 0.75
@@ -88,12 +90,12 @@ def test_the_report_holds_both_worlds_and_each_has_a_sheet(tmp_path):
     told = report["hands"]["gestures"][0]
     assert told["gesture"] == TAIL_ORDER[-1] and told["poses_seen"] == 4
     assert told["judged_right_after"] == {NETWORK: 1.0, WELL_FORMED: 0.5}
-    assert len(list((tmp_path / "after").iterdir())) == 5 * 8
+    assert len(list((tmp_path / "after").iterdir())) == 2 * 8 + 3 * 4
     # Framed green are those that pass with every judge.
-    for name, rows in (("contact_sheet", 2), ("contact_sheet_hands", 3)):
+    for name, rows, left in (("contact_sheet", 2, 1122), ("contact_sheet_hands", 3, 834)):
         with Image.open(tmp_path / f"{name}.png") as sheet:
             assert sheet.height == 40 + rows * 82 + 10
-            frames = [sheet.convert("RGB").getpixel((1122 + 72 * i, 41)) for i in range(2)]
+            frames = [sheet.convert("RGB").getpixel((left + 72 * i, 41)) for i in range(2)]
         assert frames == [(46, 158, 79), (208, 52, 44)]
 
 
