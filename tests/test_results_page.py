@@ -15,9 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import results_page
 from seedselect_core.search.presets import PRESETS
 
-MEASURED = [
-    name for name in results_page.PARTS if (results_page.FIGURES / f"{name}.json").exists()
-]
+MEASURED = [name for name in results_page.PARTS if (results_page.FIGURES / f"{name}.json").exists()]
 
 
 @pytest.fixture
